@@ -1,0 +1,35 @@
+.PHONY: help setup demo test check format clean
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## Say what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "paperweight needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+setup: .venv/ready  ## Make .venv with everything that is needed
+
+demo: setup  ## Weigh the first method on the embedded digits
+	$(BIN)/paperweight weigh laplacian_smoothing
+
+test: setup  ## Run all tests and documented examples
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+check: setup  ## Format, lint, types, import rules
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup  ## Format, and mend what the linter can mend
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+clean:  ## Remove what was made
+	rm -rf .venv build dist weighings .ruff_cache

@@ -1,0 +1,99 @@
+"""Finding a study by the name of its paper or by the path of its file."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from paperweight.catalogue import Entry, code_hashes, find
+from paperweight.errors import InputError
+from paperweight.studies import Outcome, Setting, Study
+
+__all__ = ["LoadedStudy", "load_study", "network_hash"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStudy:
+    """A study that can be run.
+
+    Args:
+        name: The name by which a worker finds it again: a stem, or the path of a file.
+        entry: The paper in the catalogue; ``None`` for a study of one's own.
+        declaration: What the study declares.
+        run: Its function.
+        path: Its file.
+    """
+
+    name: str
+    entry: Entry | None
+    declaration: Study
+    run: Callable[[str, Setting], Outcome]
+    path: Path
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    def code(self) -> dict[str, str]:
+        """Return the hashes of the code that a trial of this study runs."""
+        return code_hashes(None if self.entry is None else self.entry.path, self.path)
+
+
+def load_study(name: str) -> LoadedStudy:
+    """Return the study of a paper, or the one in a file.
+
+    Args:
+        name: A stem, a public name that a paper provides, or the path of a study file.
+
+    Raises:
+        InputError: If there is no such paper or file, or the file does not define ``STUDY`` and ``run``.
+
+    Example:
+        >>> load_study("laplacian_smoothing").declaration.baseline
+        'sgd'
+    """
+    if name.endswith(".py"):
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise InputError(f"study file {name} does not exist; give the stem of a paper or the path of a file")
+        entry, module_name, name = None, f"paperweight_study_{path.stem}", str(path)
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        if spec is None or spec.loader is None:
+            raise InputError(f"study file {name} cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise InputError(f"study file {name} fails on import: {type(error).__name__}: {error}") from error
+    else:
+        entry = find(name)
+        path, name = entry.study_path, entry.stem
+        if not path.is_file():
+            raise InputError(f"{entry.stem} has no study yet; it would be studies/{entry.field}/{path.name}")
+        module = importlib.import_module(f"paperweight.studies.{entry.field}.{entry.stem}")
+    declaration, run = getattr(module, "STUDY", None), getattr(module, "run", None)
+    if not isinstance(declaration, Study) or not callable(run):
+        raise InputError(f"{path.name} must define STUDY = Study(...) and run(arm, setting); see CONTRIBUTING.md")
+    return LoadedStudy(name, entry, declaration, cast(Callable[[str, Setting], Outcome], run), path)
+
+
+def network_hash(network: str) -> str:
+    """Return the hash of the file in which a user's network factory ``package.module:factory`` is defined.
+
+    Raises:
+        InputError: If the module cannot be found.
+    """
+    module = network.partition(":")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise InputError(f"network {network!r} cannot be found; write package.module:factory, its folder on PYTHONPATH")
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()

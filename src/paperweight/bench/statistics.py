@@ -1,0 +1,249 @@
+"""The statistics of a weighing: paired differences over seeds, their interval, test and verdict.
+
+Interval and test are one idea. If the differences are independent and symmetric about their centre, the means of all
+non-empty subsets of n differences cut the line into 2^n parts, each of which holds the centre with the same
+probability 2^-n (J. A. Hartigan, Using Subsample Values as Typical Values, JASA 64, 1969). The interval between the
+k-th smallest and the k-th largest subset mean therefore covers it with probability 1 - 2k/2^n, exactly, whatever
+the shape of the distribution; and it leaves zero out just when the two-sided sign-flip test has p <= 2k/2^n.
+
+A difference may be infinite (a run diverged: the worst for its arm) or unknown (a run crashed or ran out of time or
+memory): an unknown difference counts as the worst in both directions, so that no failure makes a claim look better.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "CONFIDENCE",
+    "MINIMUM_PAIRS",
+    "Comparison",
+    "Interval",
+    "benjamini_hochberg",
+    "compare",
+    "example_interval",
+    "holm",
+    "sign_flip_p",
+    "typical_value_interval",
+]
+
+Verdict = Literal["helps", "hurts", "no effect", "inconclusive"]
+
+CONFIDENCE = 0.95
+MINIMUM_PAIRS = 6
+_EXACT_PAIRS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An interval for the centre of paired differences.
+
+    Args:
+        low: Lower end; may be infinite.
+        high: Upper end; may be infinite.
+        coverage: The exact probability of covering the centre, at least ``CONFIDENCE`` where the number of pairs
+            allows it.
+    """
+
+    low: float
+    high: float
+    coverage: float
+
+
+def _subsets(n: int) -> NDArray[np.bool_]:
+    """Return the subsets of n pairs, the empty one first: all 2^n, or 2^16 drawn at random when n is above 16."""
+    if n <= _EXACT_PAIRS:
+        return np.unpackbits(np.arange(2**n, dtype=">u4").view(np.uint8).reshape(-1, 4), axis=1)[:, -n:].astype(
+            np.bool_
+        )
+    drawn = np.random.default_rng(n).random((2**_EXACT_PAIRS, n)) < 0.5
+    drawn[0] = False
+    return drawn[np.concatenate([[True], drawn[1:].any(axis=1)])]
+
+
+def _subset_means(differences: NDArray[np.float64], *, infinity_wins: float) -> NDArray[np.float64]:
+    """Return the means of all non-empty subsets; opposed infinities in a subset resolve to ``infinity_wins``."""
+    subsets = _subsets(len(differences))[1:]
+    finite = np.where(np.isfinite(differences), differences, 0.0)
+    means = (subsets @ finite) / subsets.sum(axis=1)
+    up = (subsets & (differences == math.inf)).any(axis=1)
+    down = (subsets & (differences == -math.inf)).any(axis=1)
+    means[up] = math.inf
+    means[down] = -math.inf
+    means[up & down] = infinity_wins
+    return means
+
+
+def _worst(differences: Sequence[float | None], value: float) -> NDArray[np.float64]:
+    return np.array([value if d is None or math.isnan(d) else d for d in differences], dtype=np.float64)
+
+
+def typical_value_interval(differences: Sequence[float | None], confidence: float = CONFIDENCE) -> Interval:
+    """Return the interval between the k-th smallest and k-th largest subset mean.
+
+    Args:
+        differences: One a pair, at least one; infinite where an arm diverged, ``None`` where it is unknown.
+        confidence: Coverage asked for. Below 6 pairs 95% is out of reach: the widest interval is returned, with the
+            coverage that it has.
+
+    Returns:
+        The interval with its exact coverage under symmetry.
+
+    Example:
+        >>> typical_value_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+        Interval(low=1.0, high=6.0, coverage=0.96875)
+    """
+    n = len(differences)
+    low = np.sort(_subset_means(_worst(differences, -math.inf), infinity_wins=-math.inf))
+    high = np.sort(_subset_means(_worst(differences, math.inf), infinity_wins=math.inf))
+    parts = len(low) + 1
+    k = max(1, math.floor((1 - confidence) / 2 * parts + 1e-9))
+    coverage = 1 - 2 * k / parts if n > 1 else 0.0
+    return Interval(float(low[k - 1]), float(high[-k]), coverage)
+
+
+def sign_flip_p(differences: Sequence[float | None]) -> float:
+    """Return the two-sided p of the exact sign-flip test of a centre at zero.
+
+    Args:
+        differences: One a pair; infinite where an arm diverged, ``None`` where it is unknown, which counts as the
+            strongest evidence against the direction that the others show.
+
+    Returns:
+        The share of sign patterns with a sum at least as far from zero; never below 2^(1-n).
+
+    Example:
+        >>> sign_flip_p([0.1, 0.2, 0.3, 0.1, 0.2, 0.3])
+        0.03125
+        >>> sign_flip_p([0.0, 0.0, 0.0])
+        1.0
+    """
+    if not any(differences):
+        return 1.0
+
+    def share_at_most_zero(values: NDArray[np.float64], sign: float) -> float:
+        means = _subset_means(sign * values, infinity_wins=-math.inf)
+        scale = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+        return float((np.sum(means <= 1e-12 * scale) + 1) / (len(means) + 1))
+
+    above = share_at_most_zero(_worst(differences, -math.inf), 1.0)
+    below = share_at_most_zero(_worst(differences, math.inf), -1.0)
+    return min(1.0, 2 * min(above, below))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's step-down rule for the chance of any false finding.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = running
+    return adjusted
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for the expected share of false findings among all findings.
+
+    Example:
+        >>> benjamini_hochberg([0.01, 0.04, 0.03])
+        [0.03, 0.04, 0.04]
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i], reverse=True)
+    adjusted = [0.0] * len(p_values)
+    running = 1.0
+    for rank, i in enumerate(order):
+        running = min(running, p_values[i] * len(p_values) / (len(p_values) - rank))
+        adjusted[i] = running
+    return adjusted
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One arm against the baseline in one metric, signed so that above zero is better.
+
+    Args:
+        gain: Mean of the known finite differences; not a number where there is none.
+        interval: Interval of the difference.
+        p: Two-sided sign-flip p.
+        p_holm: The same, adjusted for all arms of the study.
+        verdict: What follows.
+    """
+
+    gain: float
+    interval: Interval
+    p: float
+    p_holm: float
+    verdict: Verdict
+
+
+def _verdict(interval: Interval, p_holm: float, minimal_effect: float) -> Verdict:
+    if interval.coverage < CONFIDENCE:
+        return "inconclusive"
+    if -minimal_effect < interval.low and interval.high < minimal_effect:
+        return "no effect"
+    if p_holm > 1 - CONFIDENCE + 1e-12:
+        return "inconclusive"
+    if interval.low > 0:
+        return "helps"
+    if interval.high < 0:
+        return "hurts"
+    return "inconclusive"
+
+
+def compare(gains: Sequence[Sequence[float | None]], minimal_effect: float) -> list[Comparison]:
+    """Compare every arm with the baseline.
+
+    Args:
+        gains: For each arm its differences to the baseline, one a seed, signed so that above zero is better.
+        minimal_effect: The smallest difference worth reporting.
+
+    Returns:
+        One comparison an arm. It *helps* when the interval lies above zero and the p-value, adjusted by Holm's rule
+        for the number of arms, is at most 0.05; *hurts* likewise below; has *no effect* when the interval lies inside
+        the minimal effect; and is *inconclusive* otherwise, always so with fewer than 6 pairs.
+
+    Example:
+        >>> compare([[0.1, 0.2, 0.1, 0.3, 0.2, 0.1]], minimal_effect=0.01)[0].verdict
+        'helps'
+    """
+    p_values = [sign_flip_p(arm) for arm in gains]
+    comparisons: list[Comparison] = []
+    for arm, p, p_holm in zip(gains, p_values, holm(p_values), strict=True):
+        interval = typical_value_interval(arm)
+        known = [d for d in arm if d is not None and math.isfinite(d)]
+        mean = math.fsum(known) / len(known) if known else math.nan
+        comparisons.append(Comparison(mean, interval, p, p_holm, _verdict(interval, p_holm, minimal_effect)))
+    return comparisons
+
+
+def example_interval(pairs: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> Interval:
+    """Return the interval of the difference in accuracy over test examples, given the trained models.
+
+    It answers another question than the interval over seeds: how sure is the difference of these very models, had
+    the test examples been drawn anew?
+
+    Args:
+        pairs: For each seed whether the baseline, and whether the arm, was right on the same examples, shape (N,).
+
+    Returns:
+        The normal interval of the mean over seeds of the per-example differences.
+
+    Example:
+        >>> same = np.array([True, False, True])
+        >>> example_interval([(same, same)])
+        Interval(low=0.0, high=0.0, coverage=0.95)
+    """
+    differences = [arm.astype(np.float64) - baseline.astype(np.float64) for baseline, arm in pairs]
+    mean = float(np.mean([d.mean() for d in differences]))
+    error = math.sqrt(sum(float(d.var(ddof=1)) / len(d) for d in differences)) / len(differences)
+    return Interval(mean - 1.959964 * error, mean + 1.959964 * error, CONFIDENCE)

@@ -1,0 +1,91 @@
+"""Data for methods and studies: loading, splitting, synthetic sets and tensor transforms.
+
+The names below are imported when they are first used, so that importing this package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paperweight.data.cache import cache_root
+    from paperweight.data.hashing import source_hash
+    from paperweight.data.images import ImageData, ImageSet, load_images
+    from paperweight.data.named import available, data_root
+    from paperweight.data.splits import LabelledImages, Splits, split_images
+    from paperweight.data.synthetic import gaussian_grid, gaussian_mixture, shapes
+    from paperweight.data.tables import Table, load_table
+    from paperweight.data.transforms import (
+        adjust_colour,
+        affine,
+        channel_statistics,
+        cutmix,
+        cutout,
+        gaussian_blur,
+        mixup,
+        normalise,
+        random_crop,
+        random_flip,
+        resize,
+        translate,
+    )
+
+__all__ = [
+    "ImageData",
+    "ImageSet",
+    "LabelledImages",
+    "Splits",
+    "Table",
+    "adjust_colour",
+    "affine",
+    "available",
+    "cache_root",
+    "channel_statistics",
+    "cutmix",
+    "cutout",
+    "data_root",
+    "gaussian_blur",
+    "gaussian_grid",
+    "gaussian_mixture",
+    "load_images",
+    "load_table",
+    "mixup",
+    "normalise",
+    "random_crop",
+    "random_flip",
+    "resize",
+    "shapes",
+    "source_hash",
+    "split_images",
+    "translate",
+]
+
+_HOMES = {
+    "cache": ("cache_root",),
+    "hashing": ("source_hash",),
+    "images": ("ImageData", "ImageSet", "load_images"),
+    "named": ("available", "data_root"),
+    "splits": ("LabelledImages", "Splits", "split_images"),
+    "synthetic": ("gaussian_grid", "gaussian_mixture", "shapes"),
+    "tables": ("Table", "load_table"),
+    "transforms": (
+        "adjust_colour",
+        "affine",
+        "channel_statistics",
+        "cutmix",
+        "cutout",
+        "gaussian_blur",
+        "mixup",
+        "normalise",
+        "random_crop",
+        "random_flip",
+        "resize",
+        "translate",
+    ),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"paperweight.data.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

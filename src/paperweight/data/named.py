@@ -1,0 +1,80 @@
+"""Where data comes from when a person gives a name: the embedded digits, and the folders of the data root."""
+
+import difflib
+import os
+from pathlib import Path
+
+from paperweight.errors import InputError
+
+__all__ = ["EMBEDDED", "available", "data_root", "find"]
+
+EMBEDDED = "digits"
+
+
+def data_root() -> Path | None:
+    """Return the folder that holds named sets, from the environment variable ``PAPERWEIGHT_DATA``.
+
+    Returns:
+        The folder, or None if the variable is unset or empty.
+
+    Raises:
+        InputError: If the variable names something that is not a folder.
+
+    Example:
+        >>> root = data_root()
+        >>> root is None or root.is_dir()
+        True
+    """
+    value = os.environ.get("PAPERWEIGHT_DATA", "")
+    if not value:
+        return None
+    root = Path(value).expanduser()
+    if not root.is_dir():
+        raise InputError(f"PAPERWEIGHT_DATA must name a folder, got {value!r}; correct or unset the variable")
+    return root
+
+
+def available() -> tuple[str, ...]:
+    """Return the names that ``find`` knows: the embedded set, then the folders of the data root.
+
+    Example:
+        >>> available()[0]
+        'digits'
+    """
+    root = data_root()
+    folders = () if root is None else sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
+    return (EMBEDDED, *folders)
+
+
+def find(source: str | Path) -> Path:
+    """Return the path that a name or a path stands for.
+
+    Args:
+        source: The name of a folder of the data root, or a path. A bare name means the data root first.
+
+    Raises:
+        InputError: If there is no such name or path.
+
+    Example:
+        >>> find(".")
+        PosixPath('.')
+    """
+    if not isinstance(source, str | Path) or not str(source):
+        raise InputError(f"source must be the name of a data set or a path, got {source!r}")
+    path = Path(source).expanduser()
+    bare = isinstance(source, str) and path.name == source and not source.startswith(".")
+    root = data_root() if bare else None
+    if root is not None and (root / source).is_dir():
+        return root / source
+    if path.is_dir() or path.is_file():
+        return path
+    if path.is_symlink() or path.exists():
+        raise InputError(f"{path} is neither a file nor a folder, maybe a broken link; restore or remove it")
+    if not bare or path.suffix:
+        raise InputError(f"{path} does not exist; check the path")
+    near = difflib.get_close_matches(str(source), available(), n=3, cutoff=0.6)
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise InputError(
+        f"no data set is named {source!r}{hint}; available: {', '.join(available())}. "
+        "Set PAPERWEIGHT_DATA to a folder of data sets, or give a path"
+    )

@@ -1,0 +1,122 @@
+"""Stratified random parts of a set of labelled images, as tensors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from paperweight.data.images import ImageData, ImageSet
+from paperweight.errors import InputError
+
+__all__ = ["LabelledImages", "Splits", "split_images"]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images, float32 of shape (N, C, H, W) in [0, 1], and their labels, int64 of shape (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three parts without overlap, the class names, and the shape (C, H, W) of an image."""
+
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+
+
+def split_images(data: ImageData, *, train: int, validation: int, test: int, generator: torch.Generator) -> Splits:
+    """Draw random parts in which every class has its share.
+
+    Where the source has a test part, `test` is drawn from it, and `train` and `validation` from the rest; otherwise
+    all three come from the one pool. Where a pool holds fewer images than asked for, its parts shrink in proportion.
+
+    Args:
+        data: The images to draw from.
+        train: How many training images, at least one for each class.
+        validation: How many validation images: none, or at least one for each class.
+        test: How many test images: none, or at least one for each class.
+        generator: Decides which images are drawn, and their order. On the CPU.
+
+    Returns:
+        The parts, each in random order.
+
+    Raises:
+        InputError: If a size is below the number of classes, or a class has too few images to be in every part.
+
+    Example:
+        >>> from paperweight.data import load_images
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> splits = split_images(load_images("digits"), train=100, validation=50, test=50, generator=draw)
+        >>> len(splits.train), splits.shape, torch.bincount(splits.test.labels).tolist()
+        (100, (1, 8, 8), [5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
+    """
+    sizes = {"train": train, "validation": validation, "test": test}
+    for part, size in sizes.items():
+        least = 1 if part == "train" else 0
+        if not isinstance(size, int) or size < least or 0 < size < len(data.classes):
+            rule = f"at least {len(data.classes)}, one for each class" + ("" if least else ", or 0")
+            raise InputError(f"{part} must be {rule}, got {size!r}")
+    if data.test is None:
+        drawn = _draw(data.train, sizes, data.classes, generator)
+    else:
+        drawn = _draw(data.train, {"train": train, "validation": validation}, data.classes, generator)
+        drawn |= _draw(data.test, {"test": test}, data.classes, generator)
+    _, channels, height, width = data.train.images.shape
+    return Splits(drawn["train"], drawn["validation"], drawn["test"], data.classes, (channels, height, width))
+
+
+def _draw(
+    pool: ImageSet, sizes: dict[str, int], classes: tuple[str, ...], generator: torch.Generator
+) -> dict[str, LabelledImages]:
+    """Draw parts of the given sizes from one pool."""
+    counts = np.bincount(pool.labels, minlength=len(classes))
+    asked = {part: size for part, size in sizes.items() if size > 0}
+    if counts.min() < len(asked):
+        few = int(counts.argmin())
+        raise InputError(
+            f"class {classes[few]!r} has {counts[few]} images to draw {', '.join(asked)} from, but needs at least "
+            f"{len(asked)}; add images, leave the class out, or ask for fewer parts"
+        )
+    wanted = np.array(list(asked.values()))
+    total = min(int(wanted.sum()), len(pool))
+    least = np.full(len(wanted), len(classes))
+    shrunk = _share(total, wanted, least, wanted) if asked else wanted
+    order = [torch.randperm(int(n), generator=generator).numpy() for n in counts]
+    members = [np.flatnonzero(pool.labels == index)[order[index]] for index in range(len(classes))]
+    used = np.zeros_like(counts)
+    drawn = {}
+    for index, part in enumerate(asked):
+        room = counts - used - (len(asked) - index - 1)
+        quota = _share(int(shrunk[index]), counts, np.ones_like(counts), room)
+        rows = np.concatenate([m[u : u + q] for m, u, q in zip(members, used, quota, strict=True)])
+        used += quota
+        drawn[part] = _tensors(pool, rows[torch.randperm(len(rows), generator=generator).numpy()])
+    nothing = np.zeros(0, np.int64)
+    return {part: drawn[part] if part in drawn else _tensors(pool, nothing) for part in sizes}
+
+
+def _share(total: int, weights: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Return whole numbers between `least` and `most` that add up to `total`, as near to proportion as they can be."""
+    ideal = total * weights / weights.sum()
+    share = np.clip(np.floor(ideal).astype(np.int64), least, most)
+    while share.sum() != total:
+        step = 1 if share.sum() < total else -1
+        free = share < most if step > 0 else share > least
+        share[np.where(free, (ideal - share) * step, -np.inf).argmax()] += step
+    return share
+
+
+def _tensors(pool: ImageSet, rows: np.ndarray) -> LabelledImages:
+    return LabelledImages(
+        torch.from_numpy(pool.images[rows]).to(torch.float32) / 255,
+        torch.from_numpy(np.asarray(pool.labels[rows], dtype=np.int64)),
+    )

@@ -1,0 +1,17 @@
+"""The error a person's own mistake ends in: one message, no traceback on the command line."""
+
+__all__ = ["InputError"]
+
+
+class InputError(ValueError):
+    """Something a person gave is not usable.
+
+    The message names the argument or file, the rule, the value, and a remedy. The command line prints it and
+    exits with status 2; from Python it is an ordinary ``ValueError``.
+
+    Example:
+        >>> raise InputError("seeds must be at least 1, got 0; leave it out for the default of 8")
+        Traceback (most recent call last):
+        ...
+        paperweight.errors.InputError: seeds must be at least 1, got 0; leave it out for the default of 8
+    """

@@ -1,0 +1,57 @@
+"""What all networks share: the check of their construction arguments, and the parameter count."""
+
+from torch import nn
+
+__all__ = ["check_at_least", "check_classifier", "count_parameters"]
+
+
+def check_at_least(minimum: int, values: dict[str, int]) -> None:
+    """Check that arguments are whole numbers of a minimum size.
+
+    Args:
+        minimum: The smallest value allowed.
+        values: The arguments by name.
+
+    Raises:
+        ValueError: If one of them is no ``int`` or below the minimum.
+
+    Example:
+        >>> check_at_least(1, {"dim": 64, "depth": 4})
+    """
+    for name, value in values.items():
+        if not isinstance(value, int) or value < minimum:
+            raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+
+
+def check_classifier(shape: tuple[int, int, int], classes: int) -> None:
+    """Check the two arguments that every classifier takes.
+
+    Args:
+        shape: Channels, height and width of one image.
+        classes: Number of logits.
+
+    Raises:
+        ValueError: If ``shape`` is not three positive whole numbers, or ``classes`` not one.
+
+    Example:
+        >>> check_classifier((1, 8, 8), 10)
+    """
+    if len(shape) != 3 or not all(isinstance(side, int) and side >= 1 for side in shape):
+        raise ValueError(f"shape must be (channels, height, width), each a positive int, got {shape!r}")
+    check_at_least(1, {"classes": classes})
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the numbers a model learns.
+
+    Args:
+        model: Any module; a parameter used twice counts once, a frozen one counts, buffers do not.
+
+    Returns:
+        The number of scalar parameters.
+
+    Example:
+        >>> count_parameters(nn.Linear(3, 2))
+        8
+    """
+    return sum(parameter.numel() for parameter in model.parameters())

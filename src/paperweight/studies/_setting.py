@@ -1,0 +1,243 @@
+"""What one run of a study is given: seed, budget, device, random streams, data, networks and a cache."""
+
+import hashlib
+import importlib
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, TypeVar, cast, final
+
+import torch
+from torch import Tensor, nn
+
+from paperweight.catalogue.fingerprint import file_hash, imported_files
+from paperweight.data import LabelledImages, Splits, cache_root, load_images, split_images
+from paperweight.errors import InputError
+from paperweight.studies._declaration import BUDGETS, Budget
+
+__all__ = ["ROLES", "Role", "Setting"]
+
+Role = Literal["data", "init", "method", "evaluation"]
+ROLES: tuple[Role, ...] = ("data", "init", "method", "evaluation")
+Choice = TypeVar("Choice")
+
+
+@final
+class Setting:
+    """What a run is given. Nothing in it depends on the arm, so that pairs are pairs.
+
+    Args:
+        study: Name of the study; a part of every random stream.
+        seed: The seed of the pair, at least 0.
+        budget: How much the run may compute.
+        device: Where to compute.
+        data: The user's data, a path or the name of a known set, in place of the study's default.
+        network: The user's network as ``package.module:factory``, in place of the study's default; the factory
+            is called with the input shape (C, H, W) and the number of classes.
+        progress: Called with a few words and (done, total) during long preparations.
+
+    Raises:
+        InputError: If the seed is negative or the budget unknown.
+
+    Example:
+        >>> setting = Setting(study="example", seed=0, budget="smoke")
+        >>> setting.pick(smoke=10, desk=1000, gpu=10000)
+        10
+        >>> digits = setting.images(default="digits", train=100, validation=20, test=50)
+        >>> digits.train.images.shape
+        torch.Size([100, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        *,
+        study: str,
+        seed: int,
+        budget: Budget,
+        device: str = "cpu",
+        data: str | None = None,
+        network: str | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        if seed < 0:
+            raise InputError(f"seed must be at least 0, got {seed}")
+        if budget not in BUDGETS:
+            raise InputError(f"budget must be one of {', '.join(BUDGETS)}; got {budget!r}")
+        self.study = study
+        self.seed = seed
+        self.budget: Budget = budget
+        self.device = torch.device(device)
+        self.data = data
+        self.network_spec = network
+        self.notes: list[str] = []
+        self.unbilled_wall = 0.0
+        self.unbilled_cpu = 0.0
+        self._progress = progress
+
+    def pick(self, *, smoke: Choice, desk: Choice, gpu: Choice) -> Choice:
+        """Return the value for this run's budget."""
+        return {"smoke": smoke, "desk": desk, "gpu": gpu}[self.budget]
+
+    def stream(self, role: Role) -> int:
+        """Return the seed of a role's random stream, a hash of study, seed and role.
+
+        Raises:
+            InputError: If the role is not one of ``ROLES``.
+        """
+        if role not in ROLES:
+            raise InputError(f"role must be one of {', '.join(ROLES)}; got {role!r}")
+        digest = hashlib.sha256(f"{self.study}/{self.seed}/{role}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    def generator(self, role: Role) -> torch.Generator:
+        """Return a fresh CPU generator at the start of a role's stream: a draw in one role never shifts another."""
+        return torch.Generator().manual_seed(self.stream(role))
+
+    def images(self, *, default: str, train: int, validation: int, test: int, max_side: int = 32) -> Splits:
+        """Return labelled images, the user's or the default's, split as a function of the seed alone.
+
+        Args:
+            default: Name of the set that is used where the user gives no data.
+            train: Number of training images.
+            validation: Number of images on which hyper-parameters are chosen.
+            test: Number of images on which metrics are measured.
+            max_side: Larger images, and images of mixed sizes, are resized to at most this many pixels a side.
+
+        Returns:
+            The splits, on this run's device.
+
+        Raises:
+            InputError: If the data cannot be used; the message says which file, why, and what to do.
+        """
+        progress = self._progress
+        with self._unbilled():
+            images = load_images(
+                self.data or default,
+                max_side=max_side,
+                progress=None if progress is None else lambda done, total: progress("decoding images", done, total),
+            )
+        self.notes.extend(images.notes)
+        splits = split_images(images, train=train, validation=validation, test=test, generator=self.generator("data"))
+
+        def here(part: LabelledImages) -> LabelledImages:
+            return LabelledImages(part.images.to(self.device), part.labels.to(self.device))
+
+        return replace(splits, train=here(splits.train), validation=here(splits.validation), test=here(splits.test))
+
+    def network(self, shape: tuple[int, int, int], classes: int, *, default: Callable[..., nn.Module]) -> nn.Module:
+        """Return a new classifier, the user's or the default, initialised from the ``init`` stream.
+
+        Args:
+            shape: Shape (C, H, W) of one input.
+            classes: Number of classes.
+            default: Called with ``shape`` and ``classes`` where the user gives no network.
+
+        Returns:
+            The network on this run's device; the same weights at every call.
+
+        Raises:
+            InputError: If the user's factory cannot be imported, or its network does not give logits (N, classes).
+        """
+        factory = default if self.network_spec is None else load_object(self.network_spec, "network")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.stream("init"))
+            try:
+                model = cast(nn.Module, factory(shape, classes))
+            except ValueError as error:
+                given = self.network_spec or "the study's default"
+                raise InputError(
+                    f"network {given} cannot be built for images of shape {shape} and {classes} classes: {error}; "
+                    "give another with --network package.module:factory"
+                ) from error
+            if self.network_spec is not None:
+                self._check_network(model, shape, classes)
+        return model.to(self.device)
+
+    def cached(self, name: str, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return tensors that all arms start from, built once per seed and setting and left out of every arm's cost.
+
+        Args:
+            name: Name of the recipe. Studies that use the same recipe at the same seed share the tensors.
+            build: Builds them, named. It must be defined in a file: its code, and all it imports, is a part of the
+                key, so that a change builds anew.
+
+        Returns:
+            The tensors on this run's device.
+        """
+        from filelock import FileLock
+        from safetensors.torch import load_file, save_file
+
+        source = Path(inspect.getfile(build))
+        code = "".join(file_hash(path) for path in (source, *imported_files((source,))))
+        parts = (name, self.seed, self.budget, self.data, self.network_spec, self.device.type, torch.__version__, code)
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()
+        path = cache_root() / "recipes" / f"{key}.safetensors"
+        with self._unbilled():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
+                if not path.exists():
+                    partial = path.with_suffix(".partial")
+                    save_file({key: value.contiguous().cpu() for key, value in build().items()}, partial)
+                    partial.replace(path)
+            return load_file(path, device=str(self.device))
+
+    def _unbilled(self) -> "_Unbilled":
+        return _Unbilled(self)
+
+    def _check_network(self, model: object, shape: tuple[int, int, int], classes: int) -> None:
+        rule = f"network {self.network_spec} must return a module that maps (N, {', '.join(map(str, shape))}) to logits"
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{rule}; its factory returned {type(model).__name__}")
+        try:
+            with torch.no_grad():
+                logits = model.eval()(torch.zeros(2, *shape))
+        except Exception as error:
+            raise InputError(f"{rule} (N, {classes}); it failed on zeros of that shape: {error}") from error
+        finally:
+            model.train()
+        if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise InputError(f"{rule} (N, {classes}); for N = 2 it returned {got}")
+
+
+@final
+class _Unbilled:
+    """Keeps the time spent inside it out of the costs of the run."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def __enter__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self._setting.unbilled_wall += time.perf_counter() - self._wall
+        self._setting.unbilled_cpu += time.process_time() - self._cpu
+
+
+def load_object(spec: str, argument: str) -> Callable[..., object]:
+    """Return the callable that ``package.module:name`` names.
+
+    Args:
+        spec: Where it is.
+        argument: Name of the argument, for the message.
+
+    Raises:
+        InputError: If the module or the name does not exist, or is not callable.
+
+    Example:
+        >>> load_object("torch.nn:Linear", "network").__name__
+        'Linear'
+    """
+    module, _, name = spec.partition(":")
+    if not module or not name:
+        raise InputError(f"{argument} must be written package.module:name, got {spec!r}")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{argument} {spec!r} cannot be imported: {error}; is its folder on PYTHONPATH?") from error
+    if not callable(found):
+        raise InputError(f"{argument} {spec!r} must be callable, it is {type(found).__name__}")
+    return found

@@ -1,0 +1,151 @@
+"""What checks raise and report, and what a method's test declares to be checked."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["CheckFailure", "CheckReport", "CheckResult", "Subject", "run_check", "run_checks"]
+
+
+class CheckFailure(Exception):  # noqa: N818 (it is a finding about an object, not an error)
+    """An object breaks a law of its kind.
+
+    Args:
+        reason: What was seen, with the values.
+        remedy: What to change.
+
+    Example:
+        >>> raise CheckFailure("the loss rose from 1 to 2", "step against the gradient")
+        Traceback (most recent call last):
+        ...
+        paperweight.testing.report.CheckFailure: the loss rose from 1 to 2; step against the gradient
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The outcome of one check.
+
+    Args:
+        name: Name of the check.
+        passed: Whether the law holds.
+        reason: What was seen where it does not hold.
+        remedy: What to change where it does not hold.
+
+    Example:
+        >>> print(CheckResult("check_closure", True))
+        passed  check_closure
+    """
+
+    name: str
+    passed: bool
+    reason: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        if self.passed:
+            return f"passed  {self.name}"
+        return f"FAILED  {self.name}: {self.reason}; {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The outcomes of all checks of a kind on one object.
+
+    Args:
+        results: One a check, in the order in which they ran.
+
+    Example:
+        >>> report = CheckReport((CheckResult("check_closure", True),))
+        >>> report.passed, report.failures
+        (True, ())
+    """
+
+    results: tuple[CheckResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every law holds."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        """The results of the laws that do not hold."""
+        return tuple(result for result in self.results if not result.passed)
+
+    def __str__(self) -> str:
+        summary = f"{len(self.results) - len(self.failures)} of {len(self.results)} checks passed"
+        return "\n".join([*map(str, self.results), summary])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What the test of a method declares, so that the contract of its kind can be checked.
+
+    Args:
+        make: The public object, or a function that makes it: for an optimizer it takes the parameters and keywords,
+            ``lr`` among them; for a function it is the function itself.
+        arguments: Valid keyword arguments for ``make``, beside an optimizer's parameters.
+        bad: Argument name to values that must be refused.
+        null: Makes an optimizer at its null setting, from the parameters.
+        baseline: Makes what ``null`` must equal, from the parameters.
+        expected_failures: Name of a check to the reason why this method does not meet it.
+
+    Example:
+        >>> import torch
+        >>> Subject(make=torch.optim.SGD, arguments={"lr": 0.1}, bad={"lr": (-1.0,)}).arguments["lr"]
+        0.1
+    """
+
+    make: Callable[..., Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    bad: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    null: Callable[..., Any] | None = None
+    baseline: Callable[..., Any] | None = None
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_check(name: str, check: Callable[[], None]) -> CheckResult:
+    """Run one check; an error of any other sort than `CheckFailure` is a failure, too.
+
+    Args:
+        name: Name of the check.
+        check: The check, with its arguments bound.
+
+    Returns:
+        The outcome.
+
+    Example:
+        >>> run_check("check_division", lambda: print(1 / 0)).reason
+        'it raised ZeroDivisionError: division by zero'
+    """
+    try:
+        check()
+    except CheckFailure as failure:
+        return CheckResult(name, False, failure.reason, failure.remedy)
+    except Exception as error:
+        reason = f"it raised {type(error).__name__}: {error}"
+        return CheckResult(name, False, reason, "make it work on the toy problem of this check")
+    return CheckResult(name, True)
+
+
+def run_checks(checks: Iterable[tuple[str, Callable[[], None]]]) -> CheckReport:
+    """Run checks one after the other.
+
+    Args:
+        checks: Name and check, with its arguments bound.
+
+    Returns:
+        All outcomes.
+
+    Example:
+        >>> print(run_checks([("check_nothing", lambda: None)]))
+        passed  check_nothing
+        1 of 1 checks passed
+    """
+    return CheckReport(tuple(run_check(name, check) for name, check in checks))
