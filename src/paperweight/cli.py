@@ -1,4 +1,4 @@
-"""The command line: ``paperweight list``, ``show``, ``weigh`` and ``board``.
+"""The command line: ``paperweight list``, ``show``, ``weigh``, ``board`` and ``check``.
 
 Listing and help import no torch. A person's mistake ends in one message and exit status 2.
 """
@@ -27,6 +27,7 @@ app = App(
     help="Published deep-learning methods, and the bench that weighs them.",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -191,6 +192,31 @@ def board(
     Console().print(table)
 
 
+@app.command
+def check(
+    kind: str,
+    name: str,
+    *,
+    input: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+) -> None:
+    """Check an object of your own against the contract of its kind; exit with status 1 if it breaks a law.
+
+    Args:
+        kind: What it is, such as optimizer, layer or loss.
+        name: Where it is, as package.module:name: a class or function that makes it. An optimizer is made from
+            parameters, a schedule from an optimizer, the others without arguments; a loss, regularizer, metric or
+            function may also be named itself.
+        input: What it is called with, one word an argument: 8x5 is a tensor of that shape of normal numbers, 8:10 one
+            of whole numbers from 0 to 9; the first dimension is the batch.
+    """
+    from paperweight.testing import check_object
+
+    report = check_object(kind, name, inputs=input or ())
+    sys.stdout.write(f"{report}\n")
+    if not report.passed:
+        sys.exit(1)
+
+
 class _Bars:
     """Progress bars on the error stream, so that standard output holds results only."""
 
@@ -205,7 +231,8 @@ class _Bars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def progress(self, name: str) -> "Progress":
         tasks: dict[str, TaskID] = {}
@@ -300,6 +327,8 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The words after the program's name; those of the process where left out.
     """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         app(arguments, exit_on_error=False, print_error=True)
     except CycloptsError:

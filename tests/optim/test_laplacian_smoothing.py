@@ -17,7 +17,7 @@ from paperweight.optim.laplacian_smoothing import (
     noise_reduction_factor,
     smoothing_spectrum,
 )
-from paperweight.testing import Subject
+from paperweight.testing import FunctionSubject, OptimizerSubject
 
 
 def wrapped_sgd(params, lr=0.1, **smoothing):
@@ -26,8 +26,8 @@ def wrapped_sgd(params, lr=0.1, **smoothing):
 
 BAD_SMOOTHING = {"sigma": (-1.0, math.nan, math.inf), "order": (0, 1.5)}
 CONTRACT = {
-    "LaplacianSmoothingSGD": Subject(
-        make=partial(LaplacianSmoothingSGD, momentum=0.9),
+    "LaplacianSmoothingSGD": OptimizerSubject(
+        make=partial(LaplacianSmoothingSGD, lr=0.1, momentum=0.9),
         bad={
             **BAD_SMOOTHING,
             "lr": (-0.1, math.nan),
@@ -35,23 +35,24 @@ CONTRACT = {
             "dampening": (-0.1, math.nan),
             "weight_decay": (-0.1,),
         },
-        arguments={"lr": 0.1},
         null=partial(LaplacianSmoothingSGD, lr=0.1, sigma=0.0, momentum=0.9, weight_decay=0.01, nesterov=True),
         baseline=partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
     ),
-    "LaplacianSmoothing": Subject(
+    "LaplacianSmoothing": OptimizerSubject(
         make=wrapped_sgd,
         bad=BAD_SMOOTHING,
         null=partial(wrapped_sgd, sigma=0.0),
         baseline=partial(torch.optim.SGD, lr=0.1, momentum=0.9),
     ),
-    "laplacian_smooth": Subject(
+    "laplacian_smooth": FunctionSubject(
         make=laplacian_smooth,
         arguments={"gradient": torch.arange(12.0).reshape(3, 4) ** 2, "sigma": 2.0},
         bad={**BAD_SMOOTHING, "gradient": (torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.complex64))},
     ),
-    "smoothing_spectrum": Subject(make=smoothing_spectrum, arguments={"n": 8}, bad={**BAD_SMOOTHING, "n": (0, -3)}),
-    "noise_reduction_factor": Subject(
+    "smoothing_spectrum": FunctionSubject(
+        make=smoothing_spectrum, arguments={"n": 8}, bad={**BAD_SMOOTHING, "n": (0, -3)}
+    ),
+    "noise_reduction_factor": FunctionSubject(
         make=noise_reduction_factor, arguments={"n": 8}, bad={**BAD_SMOOTHING, "n": (0, -3)}
     ),
 }
@@ -459,3 +460,13 @@ def test_state_and_smoothing_travel_through_a_copy_and_a_new_wrapper():
 def test_wrapping_twice_is_refused():
     with pytest.raises(ValueError, match="smooth only once"):
         LaplacianSmoothing(LaplacianSmoothing(torch.optim.SGD([torch.zeros(2)], lr=0.1)))
+
+
+def test_state_of_an_unwrapped_optimizer_takes_the_default_smoothing():
+    weight = torch.nn.Parameter(torch.tensor([1.0, 3.0]))
+    plain = torch.optim.SGD([weight], lr=1.0)
+    wrapped = LaplacianSmoothing(torch.optim.SGD([weight], lr=0.5), sigma=1.0)
+    wrapped.load_state_dict(plain.state_dict())
+    weight.grad = torch.tensor([1.0, 3.0])
+    wrapped.step()
+    assert torch.allclose(weight.detach(), torch.tensor([1.0 - 1.8, 3.0 - 2.2]))

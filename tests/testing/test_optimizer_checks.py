@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from paperweight.testing import CheckReport, check_null, check_optimizer
-from paperweight.testing.optimizer import OPTIMIZER_CHECKS
+from paperweight.testing import CheckReport, check_optimizer
+from paperweight.testing.optimizer import OPTIMIZER_CHECKS, check_null
 
 
 class Momentum(torch.optim.Optimizer):

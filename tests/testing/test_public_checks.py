@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from paperweight.testing import CheckFailure, CheckReport, CheckResult, Subject, check_function, contract, run_check
+from paperweight.testing import (
+    CheckFailure,
+    CheckReport,
+    CheckResult,
+    FunctionSubject,
+    check_function,
+    contract,
+    run_check,
+)
 from paperweight.testing.problems import quadratic, regression
 from paperweight.testing.public import (
     check_bad_values,
@@ -154,10 +162,17 @@ def test_a_generator_argument_is_no_impurity():
     assert check_function(draw, {"generator": torch.Generator().manual_seed(3)}).passed
 
 
+def test_null_law_of_a_function_catches_one_bit():
+    given = {"x": torch.arange(1.0, 4.0)}
+    assert check_function(torch.sin, given, null=lambda x: 1.0 * x, baseline=lambda x: x).passed
+    report = check_function(torch.sin, given, null=lambda x: x * (1 + 2**-23), baseline=lambda x: x)
+    assert [result.name for result in report.failures] == ["check_null"]
+
+
 def test_contract_needs_a_known_kind_and_binds_the_arguments():
-    with pytest.raises(ValueError, match="kind must have a contract, got 'layer'"):
-        contract("layer", sound, Subject(make=sound))
-    checks = contract("function", sound, Subject(make=sound, arguments={"x": 1.0}, bad={"x": (-1.0,)}))
+    with pytest.raises(ValueError, match="kind must have a contract, got 'layers'"):
+        contract("layers", sound, FunctionSubject(make=sound, arguments={}))
+    checks = contract("function", sound, FunctionSubject(make=sound, arguments={"x": 1.0}, bad={"x": (-1.0,)}))
     results = {name: run_check(name, check).passed for name, check in checks.items()}
     assert [name for name, passed in results.items() if not passed] == ["check_source_and_deviations"]
 

@@ -17,6 +17,8 @@ from paperweight.errors import InputError
 
 __all__ = ["LocalEngine", "default_jobs"]
 
+_START_LIMIT = 300.0
+_LONGEST = 30 * 86_400.0
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 
 
@@ -43,6 +45,7 @@ class _Worker:
             text=True,
             encoding="utf-8",
         )
+        self.ready = False
         self.timed_out = False
 
     def readline(self, limit: float | None = None) -> str:
@@ -113,8 +116,8 @@ class LocalEngine:
     ) -> None:
         if jobs < 1:
             raise InputError(f"jobs must be at least 1, got {jobs}")
-        if not time_limit > 0:
-            raise InputError(f"time_limit must be a positive number of seconds, got {time_limit}")
+        if not 0 < time_limit <= _LONGEST:
+            raise InputError(f"time_limit must be above 0 and at most {_LONGEST:,.0f} seconds, got {time_limit}")
         self._jobs = jobs
         self._time_limit = time_limit
         self._progress = progress
@@ -182,6 +185,8 @@ class LocalEngine:
                 worker.close()
 
     def _run_one(self, worker: _Worker, spec: TrialSpec) -> TrialRecord:
+        if not worker.ready:
+            worker.ready = worker.readline(_START_LIMIT) != ""
         worker.forget_errors()
         worker.send(spec.model_dump_json())
         while line := worker.readline(self._time_limit):

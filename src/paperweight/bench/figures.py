@@ -72,6 +72,10 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
+
 def _limits(values: list[float]) -> tuple[float, float]:
     """Return the range of the finite values and zero, with a margin."""
     finite = [value for value in values if math.isfinite(value)] + [0.0]
@@ -92,7 +96,7 @@ def pairs_figure(weighing: Weighing) -> str:
             axes.scatter([0], values[:1], color=_colour(0), s=26, zorder=2)
             axes.scatter([1], values[1:], color=_colour(arm), s=26, zorder=2)
         axes.set_xlim(-0.35, 1.35)
-        axes.set_xticks([0, 1], [weighing.arms[0], weighing.method])
+        axes.set_xticks([0, 1], [_short(weighing.arms[0]), _short(weighing.method)])
         axes.grid(visible=False, axis="x")
         axes.set_title(f"{metric.label}{f', {metric.unit}' if metric.unit else ''} ({metric.better} is better)")
     return _svg(figure, f"{metric.label} of {weighing.arms[0]} and {weighing.method}, one line a seed", "pairs")
@@ -114,7 +118,7 @@ def gains_figure(weighing: Weighing, metric: str) -> str:
             _gain_row(axes, row, gains[arm], comparison, _colour(row + 1), (low, high))
         axes.set_xlim(low, high)
         axes.set_ylim(len(comparisons) - 0.4, -0.6)
-        axes.set_yticks(range(len(comparisons)), list(comparisons))
+        axes.set_yticks(range(len(comparisons)), [_short(arm) for arm in comparisons])
         axes.grid(visible=False, axis="y")
         axes.set_title(declared.label)
         axes.set_xlabel(f"gain over {weighing.arms[0]}{f', {declared.unit}' if declared.unit else ''}")

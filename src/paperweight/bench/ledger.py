@@ -1,5 +1,6 @@
 """The ledger: a database of trials and verdicts, in which rows are added and never edited."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -8,6 +9,7 @@ from typing import Any, Self, final
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,12 +36,13 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        if "://" not in url:
-            path = Path(url).expanduser().resolve()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            url = f"sqlite:///{path}"
+        place: str | sa.URL = url
         try:
-            self._engine = sa.create_engine(url, poolclass=sa.StaticPool)
+            if "://" not in url:
+                path = Path(url).expanduser().resolve()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                place = sa.URL.create("sqlite", database=str(path))
+            self._engine = sa.create_engine(place, poolclass=sa.StaticPool)
             if self._engine.dialect.name == "sqlite":
                 event.listen(self._engine, "connect", _use_wal)
             with self._engine.begin() as connection:
@@ -49,9 +52,9 @@ class Ledger:
                 command.upgrade(config, "head")
             tables = sa.MetaData()
             tables.reflect(self._engine, only=("trial", "verdict"))
-        except (SQLAlchemyError, ImportError, OSError) as error:
+        except (SQLAlchemyError, CommandError, ImportError, OSError, ValueError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            shown = url if url.startswith("sqlite") else url.partition("://")[0] + "://..."
+            shown = url.partition("://")[0] + "://..." if "://" in url else url
             raise InputError(
                 f"ledger {shown} cannot be opened: {reason}; give the path of an SQLite file that paperweight wrote, "
                 "or the URL of a database whose driver is installed"
@@ -74,7 +77,7 @@ class Ledger:
     def add(self, record: TrialRecord) -> None:
         """File the record of a trial."""
         spec = record.spec
-        plain = record.model_dump(mode="json")
+        plain = json.loads(record.model_dump_json())
         row: dict[str, Any] = {
             "key": spec.key(),
             **{name: getattr(spec, name) for name in ("study", "arm", "seed", "budget", "device", "data", "network")},

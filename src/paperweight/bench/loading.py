@@ -1,6 +1,5 @@
 """Finding a study by the name of its paper or by the path of its file."""
 
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -13,7 +12,7 @@ from paperweight.catalogue import Entry, code_hashes, find
 from paperweight.errors import InputError
 from paperweight.studies import Outcome, Setting, Study
 
-__all__ = ["LoadedStudy", "load_study", "network_hash"]
+__all__ = ["LoadedStudy", "load_study"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def load_study(name: str) -> LoadedStudy:
         sys.modules[module_name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(f"study file {name} fails on import: {type(error).__name__}: {error}") from error
     else:
         entry = find(name)
@@ -81,19 +80,3 @@ def load_study(name: str) -> LoadedStudy:
     if not isinstance(declaration, Study) or not callable(run):
         raise InputError(f"{path.name} must define STUDY = Study(...) and run(arm, setting); see CONTRIBUTING.md")
     return LoadedStudy(name, entry, declaration, cast(Callable[[str, Setting], Outcome], run), path)
-
-
-def network_hash(network: str) -> str:
-    """Return the hash of the file in which a user's network factory ``package.module:factory`` is defined.
-
-    Raises:
-        InputError: If the module cannot be found.
-    """
-    module = network.partition(":")[0]
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
-        raise InputError(f"network {network!r} cannot be found; write package.module:factory, its folder on PYTHONPATH")
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CONFIDENCE",
-    "MINIMUM_PAIRS",
     "Comparison",
     "Interval",
     "benjamini_hochberg",
     "compare",
     "example_interval",
     "holm",
+    "pairs_needed",
     "sign_flip_p",
     "typical_value_interval",
 ]
@@ -34,8 +34,8 @@ __all__ = [
 Verdict = Literal["helps", "hurts", "no effect", "inconclusive"]
 
 CONFIDENCE = 0.95
-MINIMUM_PAIRS = 6
 _EXACT_PAIRS = 16
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def sign_flip_p(differences: Sequence[float | None]) -> float:
     def share_at_most_zero(values: NDArray[np.float64], sign: float) -> float:
         means = _subset_means(sign * values, infinity_wins=-math.inf)
         scale = np.abs(values[np.isfinite(values)]).max(initial=0.0)
-        return float((np.sum(means <= 1e-12 * scale) + 1) / (len(means) + 1))
+        return float((np.sum(means <= _ROUNDING * scale) + 1) / (len(means) + 1))
 
     above = share_at_most_zero(_worst(differences, -math.inf), 1.0)
     below = share_at_most_zero(_worst(differences, math.inf), -1.0)
@@ -149,6 +149,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = running
     return adjusted
+
+
+def pairs_needed(arms: int) -> int:
+    """Return the number of pairs from which the sign-flip test can reach 0.05 after Holm's rule for so many arms.
+
+    Example:
+        >>> pairs_needed(1), pairs_needed(4)
+        (6, 8)
+    """
+    return 1 + math.ceil(math.log2(arms / (1 - CONFIDENCE)))
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
@@ -222,6 +232,8 @@ def compare(gains: Sequence[Sequence[float | None]], minimal_effect: float) -> l
         interval = typical_value_interval(arm)
         known = [d for d in arm if d is not None and math.isfinite(d)]
         mean = math.fsum(known) / len(known) if known else math.nan
+        if abs(mean) <= _ROUNDING * max(map(abs, known), default=0.0):
+            mean = 0.0
         comparisons.append(Comparison(mean, interval, p, p_holm, _verdict(interval, p_holm, minimal_effect)))
     return comparisons
 

@@ -12,10 +12,10 @@ import torch
 
 from paperweight.bench.engine import LocalEngine, default_jobs
 from paperweight.bench.ledger import Ledger
-from paperweight.bench.loading import LoadedStudy, load_study, network_hash
-from paperweight.bench.statistics import MINIMUM_PAIRS, Comparison, Interval, compare, example_interval
+from paperweight.bench.loading import LoadedStudy, load_study
+from paperweight.bench.statistics import Comparison, Interval, compare, example_interval, pairs_needed
 from paperweight.bench.trial import FINISHED, TrialRecord, TrialSpec, unpack_bits
-from paperweight.catalogue import nearest
+from paperweight.catalogue import nearest, object_hash
 from paperweight.data import source_hash
 from paperweight.errors import InputError
 from paperweight.studies import BUDGETS, DEFAULT_SEEDS, Budget, Metric
@@ -151,7 +151,8 @@ class Weighing:
         pairs = [(self.trial(self.arms[0], seed), self.trial(arm, seed)) for seed in range(self.seeds)]
         if not all(record.correct for pair in pairs for record in pair):
             return None
-        return example_interval([(unpack_bits(one.correct), unpack_bits(other.correct)) for one, other in pairs])
+        answers = [(unpack_bits(one.correct), unpack_bits(other.correct)) for one, other in pairs]
+        return example_interval(answers) if all(len(one) == len(other) > 1 for one, other in answers) else None
 
     def cost(self, arm: str) -> CostRatio:
         """Return what an arm costs in multiples of the baseline."""
@@ -255,29 +256,31 @@ def in_words(weighing: Weighing) -> str:
     interval = comparison.interval
     unit = f" {metric.unit}" if metric.unit else ""
     others = len(weighing.arms) - 1
-    size = (
-        f"{metric.label} is better by {number(comparison.gain)}{unit} on average over {weighing.seeds} pairs "
-        f"({100 * interval.coverage:.1f}% interval {number(interval.low)} to {number(interval.high)}, "
-        f"sign-flip p = {comparison.p:.2g}"
-    )
-    size = size.replace("better by -", "worse by ") + (
-        f", {comparison.p_holm:.2g} after Holm's correction for {others} arms)" if others > 1 else ")"
+    how = "better" if comparison.gain > 0 else "worse"
+    size = "the same" if comparison.gain == 0 else f"{how} by {number(abs(comparison.gain))}{unit}"
+    corrected = f", {comparison.p_holm:.2g} after Holm's correction for {others} arms" if others > 1 else ""
+    found = (
+        f"{metric.label} is {size} on average over {weighing.seeds} pairs ({100 * interval.coverage:.1f}% interval "
+        f"{number(interval.low)} to {number(interval.high)}, sign-flip p = {comparison.p:.2g}{corrected})"
     )
     cost = weighing.cost(arm).cpu
     spent = f" It takes {cost:.2f} times the computing time of the baseline." if cost else ""
-    reasons = {
-        "helps": "",
-        "hurts": "",
-        "no effect": f" The whole interval lies inside the minimal effect of {number(metric.minimal_effect)}{unit}.",
-        "inconclusive": (
-            f" With {weighing.seeds} seeds no paired test can reach 0.05; use at least {MINIMUM_PAIRS}."
-            if weighing.seeds < MINIMUM_PAIRS
-            else f" The data neither show an effect nor rule out one of {number(metric.minimal_effect)}{unit}."
-        ),
-    }
+    smallest = f"{number(metric.minimal_effect)}{unit}"
+    if math.isnan(comparison.gain):
+        found = f"no pair has a finite gain in {metric.label}"
+    if comparison.verdict == "no effect":
+        reason = f" The whole interval lies inside the minimal effect of {smallest}."
+    elif comparison.verdict != "inconclusive":
+        reason = ""
+    elif weighing.seeds < (needed := pairs_needed(others)):
+        reason = f" With {weighing.seeds} seeds no test of {others} arms can reach 0.05; use at least {needed}."
+    elif interval.low > 0 or interval.high < 0:
+        reason = " Taken alone the interval leaves zero out; corrected for the number of arms the test does not."
+    else:
+        reason = f" The data neither show an effect nor rule out one of {smallest}."
     failed = [record for record in weighing.failures if record.spec.arm in (weighing.arms[0], arm)]
     warning = f" {len(failed)} of its {2 * weighing.seeds} trials failed or diverged; see below." if failed else ""
-    return f"{arm} against {weighing.arms[0]}: {size}.{reasons[comparison.verdict]}{spent}{warning}"
+    return f"{arm} against {weighing.arms[0]}: {found}.{reason}{spent}{warning}"
 
 
 def _chosen_arms(study: LoadedStudy, arms: Sequence[str] | None) -> list[str]:
@@ -355,7 +358,7 @@ def weigh(
     loaded = load_study(study)
     chosen = _chosen_arms(loaded, arms)
     device = _device(device, budget)
-    code = loaded.code() | ({} if network is None else {"network": network_hash(network)})
+    code = loaded.code() | ({} if network is None else {"network": object_hash(network, "network")})
     data_hash = "" if data is None else source_hash(data)
     specs = [
         TrialSpec(

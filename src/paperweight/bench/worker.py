@@ -16,13 +16,12 @@ import os
 import platform
 import random
 import re
-import sys
 import time
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -62,6 +61,10 @@ def environment(device: str) -> dict[str, str]:
     if torch.device(device).type == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
     return found
+
+
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def _memory(field: str) -> int | None:
@@ -110,7 +113,8 @@ def _plain(arguments: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def _checked(study: LoadedStudy, outcome: object) -> Outcome:
+def _results(study: LoadedStudy, outcome: object) -> dict[str, Any]:
+    """Return the fields of a record that an outcome fills."""
     if not isinstance(outcome, Outcome):
         raise TypeError(f"run of study {study.stem} must return an Outcome, it returned {type(outcome).__name__}")
     if set(outcome.metrics) != set(study.declaration.metrics):
@@ -118,7 +122,15 @@ def _checked(study: LoadedStudy, outcome: object) -> Outcome:
             f"run of study {study.stem} must return the metrics {sorted(study.declaration.metrics)}, "
             f"it returned {sorted(outcome.metrics)}"
         )
-    return outcome
+    metrics = {name: float(value) for name, value in outcome.metrics.items()}
+    return {
+        "status": "finished" if all(math.isfinite(value) for value in metrics.values()) else "diverged",
+        "metrics": metrics,
+        "arguments": _plain(outcome.arguments),
+        "curves": {name: [(float(x), float(y)) for x, y in points] for name, points in outcome.curves.items()},
+        "images": {caption: _png(images) for caption, images in outcome.images.items()},
+        "correct": "" if outcome.correct is None else pack_bits(outcome.correct.cpu().numpy().astype(bool)),
+    }
 
 
 def run_trial(spec: TrialSpec, report: TextIO | None = None) -> TrialRecord:
@@ -150,47 +162,35 @@ def run_trial(spec: TrialSpec, report: TextIO | None = None) -> TrialRecord:
         network=spec.network,
         progress=progress,
     )
-    stream = setting.stream("method")
+    stream = setting.global_stream()
     torch.manual_seed(stream)
     np.random.seed(stream % 2**32)
     random.seed(stream)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     memory = _reset_memory(device)
-    wall, cpu = time.perf_counter(), time.process_time()
-    outcome, status, message = None, "finished", ""
+    results: dict[str, Any] = {}
+    clocks = _clocks()
+    spent: list[float] = []
     try:
-        outcome = _checked(study, study.run(spec.arm, setting))
+        outcome = study.run(spec.arm, setting)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if not all(math.isfinite(value) for value in outcome.metrics.values()):
-            status = "diverged"
-        message = "\n".join(dict.fromkeys(setting.notes))
+        spent = [now - then for now, then in zip(_clocks(), clocks, strict=True)]
+        results = _results(study, outcome) | {"message": "\n".join(dict.fromkeys(setting.notes))}
     except InputError:
         raise
     except Exception as error:
-        status = _failure(error)
-        message = "".join(traceback.format_exception(error, limit=-8))[-4000:]
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    record = TrialRecord(
+        spent = spent or [now - then for now, then in zip(_clocks(), clocks, strict=True)]
+        trace = "".join(traceback.format_exception(error, limit=-8))
+        results = {"status": _failure(error), "message": trace[-4000:]}
+    return TrialRecord(
         spec=spec,
-        status=status,
-        message=message,
-        wall_seconds=max(0.0, wall - setting.unbilled_wall),
-        cpu_seconds=max(0.0, cpu - setting.unbilled_cpu),
+        wall_seconds=max(0.0, spent[0] - setting.unbilled_wall),
+        cpu_seconds=max(0.0, spent[1] - setting.unbilled_cpu),
         peak_bytes=_peak_memory(device, memory),
         environment=environment(spec.device),
         started_at=started_at,
-    )
-    if outcome is None:
-        return record
-    return record.model_copy(
-        update={
-            "metrics": {name: float(value) for name, value in outcome.metrics.items()},
-            "arguments": _plain(outcome.arguments),
-            "curves": {name: [(float(x), float(y)) for x, y in points] for name, points in outcome.curves.items()},
-            "images": {caption: _png(images) for caption, images in outcome.images.items()},
-            "correct": "" if outcome.correct is None else pack_bits(outcome.correct.cpu().numpy().astype(bool)),
-        }
+        **results,
     )
 
 
@@ -212,12 +212,14 @@ def _warm_up() -> None:
 def main() -> None:
     """Answer requests from standard input until it closes."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     _warm_up()
     print(json.dumps({"ready": True}), file=answers, flush=True)
-    for line in sys.stdin:
+    for line in requests:
         try:
             answer = run_trial(TrialSpec.model_validate_json(line), report=answers).model_dump_json()
         except InputError as error:

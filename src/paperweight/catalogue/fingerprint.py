@@ -1,9 +1,9 @@
 """Hashes of code, so that a number expires when the code that made it changes.
 
-The hash of a file leaves out comments, docstrings and layout. The shared code of a study is every file of the
-package that the method or the study imports, directly or through others; it is found by reading imports, so nothing
-is run. A package's ``__init__`` is followed name by name: adding a network to ``nets`` expires no result of a
-study that does not use it.
+The hash of a file leaves out comments, docstrings, layout, the card and ``__all__``. The shared code of a study is
+every file of the package that the method or the study imports, directly or through others; it is found by reading
+imports, so nothing is run. A package's ``__init__`` is followed name by name: adding a network to ``nets`` expires no
+result of a study that does not use it. The catalogue and the texts of errors change no number and do not count.
 """
 
 import ast
@@ -34,18 +34,29 @@ def _canonical(node: object) -> object:
             and ast.get_docstring(node, clean=False) is not None
         ):
             value = value[1:]
+        if isinstance(node, ast.Module) and name == "body":
+            value = [part for part in value if not _is_label(part)]
         if value is not None and value != []:
             parts.append((name, _canonical(value)))
     return (type(node).__name__, tuple(parts))
 
 
+def _is_label(node: ast.AST) -> bool:
+    """Return whether a statement is a file's card or its list of public names."""
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("PAPER", "__all__")
+
+
 @cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return _parsed(path.read_text(encoding="utf-8"))
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of what a Python file does: comments, docstrings and layout do not count.
+    """Return the SHA-256 of what a Python file does: comments, docstrings, layout and the card do not count.
 
     Example:
         >>> from paperweight.catalogue.reading import package_root
@@ -138,6 +149,8 @@ def code_hashes(method: Path | None, study: Path) -> dict[str, str]:
     start = (study,) if method is None else (method, study)
     shared = hashlib.sha256()
     for path in imported_files(start):
+        if path.is_relative_to(package_root() / "catalogue") or path.name == "errors.py":
+            continue
         shared.update(f"{path.relative_to(package_root()).as_posix()}={file_hash(path)};".encode())
     return {
         "method": "" if method is None else file_hash(method),

@@ -20,8 +20,10 @@ def nearest(name: str, known: list[str]) -> str:
         >>> nearest("zzz", ["edm"])
         'known: edm'
     """
-    close = get_close_matches(name.lower().replace("-", "_"), known, n=3, cutoff=0.5)
-    close += [other for other in known if name.lower() in other.lower() and other not in close][:3]
+    by_lower = {other.lower(): other for other in known}
+    asked = name.lower().replace("-", "_")
+    close = [by_lower[other] for other in get_close_matches(asked, list(by_lower), n=3, cutoff=0.5)]
+    close += [other for other in known if asked in other.lower() and other not in close][:3]
     return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 

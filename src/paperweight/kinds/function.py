@@ -18,6 +18,7 @@ class Function(Protocol):
     - The same arguments give the same result (`check_repeatable`).
     - No argument is modified (`check_arguments_unmodified`).
     - The global random state is neither used nor touched (`check_global_random_state`).
+    - At its null setting, where it has one, it gives what its baseline gives, bit for bit (`check_null`).
 
     The first five hold of every public object, whatever its kind.
 

@@ -1,7 +1,7 @@
 """Laplacian smoothing gradient descent (LSGD): multiply each gradient by the inverse of I - sigma L.
 
-L is the one-dimensional periodic Laplacian on the flattened parameter tensor. Smoothing keeps the mean of the gradient,
-lowers its largest and raises its smallest component, and so damps gradient noise and permits larger steps.
+L is the periodic Laplacian on the flattened tensor. Smoothing keeps the mean of a gradient and draws its largest and
+smallest component together: it damps noise and permits larger steps.
 Cost: two real FFTs a parameter and step, on blocks short enough to stay in cache; no extra state.
 
 Source:
@@ -10,9 +10,8 @@ Source:
 
 Deviations:
     - The mean is kept at every size: a ring of two counts its neighbour twice; the authors' code fails at one and two.
-    - `sigma` and `order` belong to a parameter group and may change between steps; the authors' are global and fixed.
+    - `sigma` and `order` belong to a group and may change; a ring is in C order whatever its memory format.
     - `p.grad` is left as it is, so that clipping and logging see it; the authors' code overwrites it.
-    - A tensor is one ring in C order whatever its memory format, so `channels_last` changes nothing.
     - A long ring is smoothed in overlapping blocks, exactly to the resolution of the dtype; the authors use one FFT.
     - Only the raw gradient is smoothed, and weight decay added to it, as in the authors' code.
 """
@@ -58,7 +57,7 @@ def _check(amounts: dict[str, float], order: int) -> None:
     for name, value in amounts.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and at least 0, got {value}; 0 leaves it out")
-    if not isinstance(order, int) or order < 1:
+    if not isinstance(order, int) or isinstance(order, bool) or order < 1:
         raise ValueError(f"order must be a whole number of at least 1, got {order}; 1 is the plain Laplacian")
 
 
@@ -232,8 +231,7 @@ class LaplacianSmoothingSGD(torch.optim.Optimizer):
 class LaplacianSmoothing(torch.optim.Optimizer):
     """Any torch optimizer, stepped on smoothed gradients.
 
-    Parameter groups and state are those of the wrapped optimizer; ``sigma`` and ``order`` stand in each group, where
-    they may differ and change between steps. After a step each ``p.grad`` is again the tensor it was before.
+    Groups and state are the wrapped optimizer's; each group has ``sigma`` and ``order``. A step puts ``p.grad`` back.
 
     Args:
         optimizer: The optimizer to wrap; from here on step this object, and not the wrapped one.
@@ -267,8 +265,10 @@ class LaplacianSmoothing(torch.optim.Optimizer):
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back the state that `state_dict` gave."""
+        """Put back the state that `state_dict` gave; that of an unwrapped optimizer takes the default smoothing."""
         self.optimizer.load_state_dict(state_dict)
+        for group in self.optimizer.param_groups:
+            group |= {name: group.get(name, self.defaults[name]) for name in ("sigma", "order")}
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -1,7 +1,6 @@
 """What one run of a study is given: seed, budget, device, random streams, data, networks and a cache."""
 
 import hashlib
-import importlib
 import inspect
 import time
 from collections.abc import Callable
@@ -12,15 +11,16 @@ from typing import Literal, TypeVar, cast, final
 import torch
 from torch import Tensor, nn
 
+from paperweight.catalogue import load_object, object_hash
 from paperweight.catalogue.fingerprint import file_hash, imported_files
-from paperweight.data import LabelledImages, Splits, cache_root, load_images, split_images
+from paperweight.data import LabelledImages, Splits, cache_root, load_images, source_hash, split_images
 from paperweight.errors import InputError
 from paperweight.studies._declaration import BUDGETS, Budget
 
 __all__ = ["ROLES", "Role", "Setting"]
 
-Role = Literal["data", "init", "method", "evaluation"]
-ROLES: tuple[Role, ...] = ("data", "init", "method", "evaluation")
+Role = Literal["data", "init", "batches", "method", "evaluation"]
+ROLES: tuple[Role, ...] = ("data", "init", "batches", "method", "evaluation")
 Choice = TypeVar("Choice")
 
 
@@ -88,8 +88,11 @@ class Setting:
         """
         if role not in ROLES:
             raise InputError(f"role must be one of {', '.join(ROLES)}; got {role!r}")
-        digest = hashlib.sha256(f"{self.study}/{self.seed}/{role}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
+        return _stream(self.study, self.seed, role)
+
+    def global_stream(self) -> int:
+        """Return the seed of the global random streams, from which only layers such as dropout draw."""
+        return _stream(self.study, self.seed, "global")
 
     def generator(self, role: Role) -> torch.Generator:
         """Return a fresh CPU generator at the start of a role's stream: a draw in one role never shifts another."""
@@ -118,8 +121,14 @@ class Setting:
                 max_side=max_side,
                 progress=None if progress is None else lambda done, total: progress("decoding images", done, total),
             )
-        self.notes.extend(images.notes)
         splits = split_images(images, train=train, validation=validation, test=test, generator=self.generator("data"))
+        sizes = " / ".join(str(len(part)) for part in (splits.train, splits.validation, splits.test))
+        names = ", ".join(splits.classes[:10]) + (", ..." if len(splits.classes) > 10 else "")
+        self.notes.append(
+            f"{images.name}: {sizes} training / validation / test "
+            f"images of {' x '.join(map(str, splits.shape))}; {len(splits.classes)} classes ({names})"
+        )
+        self.notes.extend(images.notes)
 
         def here(part: LabelledImages) -> LabelledImages:
             return LabelledImages(part.images.to(self.device), part.labels.to(self.device))
@@ -158,6 +167,8 @@ class Setting:
     def cached(self, name: str, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return tensors that all arms start from, built once per seed and setting and left out of every arm's cost.
 
+        While they are built, torch's global random stream is one of their own.
+
         Args:
             name: Name of the recipe. Studies that use the same recipe at the same seed share the tensors.
             build: Builds them, named. It must be defined in a file: its code, and all it imports, is a part of the
@@ -169,17 +180,23 @@ class Setting:
         from filelock import FileLock
         from safetensors.torch import load_file, save_file
 
-        source = Path(inspect.getfile(build))
-        code = "".join(file_hash(path) for path in (source, *imported_files((source,))))
-        parts = (name, self.seed, self.budget, self.data, self.network_spec, self.device.type, torch.__version__, code)
-        key = hashlib.sha256(repr(parts).encode()).hexdigest()
-        path = cache_root() / "recipes" / f"{key}.safetensors"
         with self._unbilled():
+            source = Path(inspect.getfile(build))
+            code = "".join(file_hash(path) for path in (source, *imported_files((source,))))
+            data = None if self.data is None else source_hash(self.data)
+            spec = self.network_spec
+            network = None if spec is None else (spec, object_hash(spec, "network"))
+            parts = (name, self.seed, self.budget, data, network, self.device.type, torch.__version__, code)
+            key = hashlib.sha256(repr(parts).encode()).hexdigest()
+            path = cache_root() / "recipes" / f"{key}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
                 if not path.exists():
                     partial = path.with_suffix(".partial")
-                    save_file({key: value.contiguous().cpu() for key, value in build().items()}, partial)
+                    with torch.random.fork_rng(devices=[]):
+                        torch.manual_seed(int(key[:15], 16))
+                        built = build()
+                    save_file({name: value.contiguous().cpu() for name, value in built.items()}, partial)
                     partial.replace(path)
             return load_file(path, device=str(self.device))
 
@@ -202,6 +219,10 @@ class Setting:
             raise InputError(f"{rule} (N, {classes}); for N = 2 it returned {got}")
 
 
+def _stream(study: str, seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{study}/{seed}/{name}".encode()).digest()[:8], "big") >> 1
+
+
 @final
 class _Unbilled:
     """Keeps the time spent inside it out of the costs of the run."""
@@ -215,29 +236,3 @@ class _Unbilled:
     def __exit__(self, *_: object) -> None:
         self._setting.unbilled_wall += time.perf_counter() - self._wall
         self._setting.unbilled_cpu += time.process_time() - self._cpu
-
-
-def load_object(spec: str, argument: str) -> Callable[..., object]:
-    """Return the callable that ``package.module:name`` names.
-
-    Args:
-        spec: Where it is.
-        argument: Name of the argument, for the message.
-
-    Raises:
-        InputError: If the module or the name does not exist, or is not callable.
-
-    Example:
-        >>> load_object("torch.nn:Linear", "network").__name__
-        'Linear'
-    """
-    module, _, name = spec.partition(":")
-    if not module or not name:
-        raise InputError(f"{argument} must be written package.module:name, got {spec!r}")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{argument} {spec!r} cannot be imported: {error}; is its folder on PYTHONPATH?") from error
-    if not callable(found):
-        raise InputError(f"{argument} {spec!r} must be callable, it is {type(found).__name__}")
-    return found

@@ -1,14 +1,14 @@
 """The contract of a kind as a list of checks on one public object of a paper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
-from torch.nn import Parameter
-
-from paperweight.testing.function import FUNCTION_CHECKS
-from paperweight.testing.optimizer import OPTIMIZER_CHECKS, check_null
+from paperweight.testing.function import function_checks
+from paperweight.testing.layer import layer_checks
+from paperweight.testing.loss import loss_checks
+from paperweight.testing.metric import metric_checks
+from paperweight.testing.optimizer import optimizer_checks
 from paperweight.testing.public import (
     check_bad_values,
     check_documented_arguments,
@@ -17,9 +17,20 @@ from paperweight.testing.public import (
     check_source_and_deviations,
 )
 from paperweight.testing.report import Subject
+from paperweight.testing.schedule import schedule_checks
 
-__all__ = ["contract"]
+__all__ = ["KIND_CHECKS", "contract"]
 
+KIND_CHECKS: Mapping[str, Callable[[Any], dict[str, Callable[[], None]]]] = {
+    "optimizer": optimizer_checks,
+    "schedule": schedule_checks,
+    "layer": layer_checks,
+    "network": layer_checks,
+    "loss": loss_checks,
+    "regularizer": loss_checks,
+    "metric": metric_checks,
+    "function": function_checks,
+}
 _PUBLIC_CHECKS = (
     check_no_var_keywords,
     check_documented_arguments,
@@ -29,12 +40,12 @@ _PUBLIC_CHECKS = (
 
 
 def contract(kind: str, public: Callable[..., Any], subject: Subject) -> dict[str, Callable[[], None]]:
-    """List the checks that an object must pass.
+    """List the checks that an object must pass: those of every public object and those of its kind.
 
     Args:
         kind: Kind of the object, one of `paperweight.catalogue.KINDS`.
         public: The class or function that users import.
-        subject: What its test declares.
+        subject: What its test declares, the subject of this kind.
 
     Returns:
         Name of the check to the check, with its arguments bound.
@@ -43,20 +54,13 @@ def contract(kind: str, public: Callable[..., Any], subject: Subject) -> dict[st
         ValueError: If the kind has no contract.
 
     Example:
-        >>> subject = Subject(make=torch.sin, arguments={"input": torch.ones(2)})
+        >>> import torch
+        >>> from paperweight.testing import FunctionSubject
+        >>> subject = FunctionSubject(make=torch.sin, arguments={"input": torch.ones(2)})
         >>> contract("function", torch.sin, subject)["check_repeatable"]()
     """
-    checks = {check.__name__: partial(check, public) for check in _PUBLIC_CHECKS}
-    make = partial(subject.make, **subject.arguments)
-    if kind == "optimizer":
-        checks |= {check.__name__: partial(check, make) for check in OPTIMIZER_CHECKS}
-        call = partial(make, [Parameter(torch.ones(3))])
-        if subject.null is not None and subject.baseline is not None:
-            checks[check_null.__name__] = partial(check_null, subject.null, subject.baseline)
-    elif kind == "function":
-        checks |= {check.__name__: partial(check, subject.make, subject.arguments) for check in FUNCTION_CHECKS}
-        call = make
-    else:
-        raise ValueError(f"kind must have a contract, got {kind!r}; there are those of function and optimizer")
-    checks[check_bad_values.__name__] = partial(check_bad_values, call, subject.bad)
-    return checks
+    if kind not in KIND_CHECKS:
+        raise ValueError(f"kind must have a contract, got {kind!r}; there are those of {', '.join(KIND_CHECKS)}")
+    checks: dict[str, Callable[[], None]] = {check.__name__: partial(check, public) for check in _PUBLIC_CHECKS}
+    checks[check_bad_values.__name__] = partial(check_bad_values, subject.use, subject.bad)
+    return checks | KIND_CHECKS[kind](subject)

@@ -3,8 +3,9 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from torch.nn import Parameter
 from paperweight.kinds import Optimizer
 from paperweight.testing.problems import Problem, quadratic, regression
 from paperweight.testing.randomness import changed_random_states, seeded
-from paperweight.testing.report import CheckFailure, CheckReport, run_checks
+from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 
 __all__ = [
     "OPTIMIZER_CHECKS",
+    "OptimizerSubject",
     "check_added_group_is_stepped",
     "check_closure",
     "check_decreases_convex_loss",
@@ -34,9 +36,25 @@ __all__ = [
     "check_steps_leave_random_state",
     "check_zero_grad",
     "check_zero_lr_is_identity",
+    "optimizer_checks",
 ]
 
 MakeOptimizer = Callable[..., Optimizer]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSubject(Subject):
+    """What the test of an optimizer declares; ``make`` takes the parameters and keywords, ``lr`` among them.
+
+    Example:
+        >>> OptimizerSubject(make=torch.optim.SGD, bad={"lr": (-1.0,)}).use(lr=0.5).param_groups[0]["lr"]
+        0.5
+    """
+
+    def use(self, **given: Any) -> Optimizer:
+        """Make the optimizer of one parameter with these arguments."""
+        return _build(self.make, [Parameter(torch.ones(3))], **given)
 
 
 def _generator() -> torch.Generator:
@@ -483,6 +501,24 @@ OPTIMIZER_CHECKS = (
 )
 
 
+def optimizer_checks(subject: OptimizerSubject) -> dict[str, Callable[[], None]]:
+    """List the checks of the kind "optimizer".
+
+    Args:
+        subject: What the test of the optimizer declares.
+
+    Returns:
+        Name of the check to the check, with its arguments bound.
+
+    Example:
+        >>> optimizer_checks(OptimizerSubject(make=torch.optim.Adam))["check_closure"]()
+    """
+    checks: dict[str, Callable[[], None]] = {check.__name__: partial(check, subject.make) for check in OPTIMIZER_CHECKS}
+    if subject.null is not None and subject.baseline is not None:
+        checks[check_null.__name__] = partial(check_null, subject.null, subject.baseline)
+    return checks
+
+
 def check_optimizer(
     make: MakeOptimizer, *, null: MakeOptimizer | None = None, baseline: MakeOptimizer | None = None
 ) -> CheckReport:
@@ -504,9 +540,4 @@ def check_optimizer(
         >>> check_optimizer(torch.optim.SGD).passed
         True
     """
-    if (null is None) != (baseline is None):
-        raise ValueError("null and baseline must be given together, got only one of them")
-    checks = [(check.__name__, partial(check, make)) for check in OPTIMIZER_CHECKS]
-    if null is not None and baseline is not None:
-        checks.append((check_null.__name__, partial(check_null, null, baseline)))
-    return run_checks(checks)
+    return run_checks(optimizer_checks(OptimizerSubject(make=make, null=null, baseline=baseline)))

@@ -1,6 +1,6 @@
 """What checks raise and report, and what a method's test declares to be checked."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,29 +85,38 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What the test of a method declares, so that the contract of its kind can be checked.
+    """What the test of a method declares, so that its contract can be checked; each kind adds what its checks need.
 
     Args:
-        make: The public object, or a function that makes it: for an optimizer it takes the parameters and keywords,
-            ``lr`` among them; for a function it is the function itself.
-        arguments: Valid keyword arguments for ``make``, beside an optimizer's parameters.
+        make: The public object, or a function that makes it.
         bad: Argument name to values that must be refused.
-        null: Makes an optimizer at its null setting, from the parameters.
-        baseline: Makes what ``null`` must equal, from the parameters.
+        null: As ``make``, for the method at its null setting.
+        baseline: As ``make``, for what ``null`` must equal.
         expected_failures: Name of a check to the reason why this method does not meet it.
 
+    Raises:
+        ValueError: If only one of ``null`` and ``baseline`` is given.
+
     Example:
-        >>> import torch
-        >>> Subject(make=torch.optim.SGD, arguments={"lr": 0.1}, bad={"lr": (-1.0,)}).arguments["lr"]
-        0.1
+        >>> Subject(make=dict, null=dict)
+        Traceback (most recent call last):
+        ...
+        ValueError: null and baseline must be given together, got only one of them
     """
 
     make: Callable[..., Any]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
     bad: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     null: Callable[..., Any] | None = None
     baseline: Callable[..., Any] | None = None
     expected_failures: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.null is None) != (self.baseline is None):
+            raise ValueError("null and baseline must be given together, got only one of them")
+
+    def use(self, **given: Any) -> object:
+        """Make the object with these arguments, valid ones for the rest, and use it once; bad values must fail here."""
+        return self.make(**given)
 
 
 def run_check(name: str, check: Callable[[], None]) -> CheckResult:
@@ -134,18 +143,18 @@ def run_check(name: str, check: Callable[[], None]) -> CheckResult:
     return CheckResult(name, True)
 
 
-def run_checks(checks: Iterable[tuple[str, Callable[[], None]]]) -> CheckReport:
+def run_checks(checks: Mapping[str, Callable[[], None]]) -> CheckReport:
     """Run checks one after the other.
 
     Args:
-        checks: Name and check, with its arguments bound.
+        checks: Name of the check to the check, with its arguments bound.
 
     Returns:
         All outcomes.
 
     Example:
-        >>> print(run_checks([("check_nothing", lambda: None)]))
+        >>> print(run_checks({"check_nothing": lambda: None}))
         passed  check_nothing
         1 of 1 checks passed
     """
-    return CheckReport(tuple(run_check(name, check) for name, check in checks))
+    return CheckReport(tuple(run_check(name, check) for name, check in checks.items()))

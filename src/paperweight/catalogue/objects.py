@@ -1,0 +1,60 @@
+"""Finding what a person names as ``package.module:name``."""
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from paperweight.errors import InputError
+
+__all__ = ["load_object", "object_hash"]
+
+
+def load_object(spec: str, argument: str) -> Callable[..., object]:
+    """Return the callable that ``package.module:name`` names.
+
+    Args:
+        spec: Where it is.
+        argument: Name of the argument, for the message.
+
+    Raises:
+        InputError: If the module or the name does not exist, or is not callable.
+
+    Example:
+        >>> load_object("torch.nn:Linear", "network").__name__
+        'Linear'
+    """
+    module, _, name = spec.partition(":")
+    if not module or not name:
+        raise InputError(f"{argument} must be written package.module:name, got {spec!r}")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{argument} {spec!r} cannot be imported: {error}; is its folder on PYTHONPATH?") from error
+    if not callable(found):
+        raise InputError(f"{argument} {spec!r} must be callable, it is {type(found).__name__}")
+    return found
+
+
+def object_hash(spec: str, argument: str) -> str:
+    """Return the SHA-256 of the file in which ``package.module:name`` is defined.
+
+    Args:
+        spec: Where the object is.
+        argument: Name of the argument, for the message.
+
+    Raises:
+        InputError: If the module cannot be found, or is not a file.
+
+    Example:
+        >>> len(object_hash("json:loads", "network"))
+        64
+    """
+    try:
+        found = importlib.util.find_spec(spec.partition(":")[0])
+    except (ImportError, ValueError):
+        found = None
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        raise InputError(f"{argument} {spec!r} cannot be found; write package.module:name, its folder on PYTHONPATH")
+    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()

@@ -1,0 +1,111 @@
+"""The command ``paperweight check``: what it prints, and its exit status."""
+
+import pytest
+from tests.testing.test_loss_checks import EpsOutsideTheRoot
+from torch import nn
+
+from paperweight.cli import main
+from paperweight.errors import InputError
+from paperweight.testing import check_object
+
+HERE = __name__
+
+
+class WrongAxis(nn.Module):
+    def forward(self, x):
+        return x.softmax(dim=0)
+
+
+def linear():
+    return nn.Linear(5, 3)
+
+
+def labels_agree(guesses, truths):
+    return (guesses == truths).double().mean()
+
+
+def not_quite(guesses, truths):
+    return guesses.add_(1).eq(truths).double().mean()
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Give exit status, output and error output."""
+    try:
+        main(["check", *words])
+        status = 0
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    return status, *capsys.readouterr()
+
+
+def test_a_sound_object_exits_with_0_and_names_each_check(capsys):
+    status, output, _ = run(capsys, "loss", "torch.nn:CrossEntropyLoss", "--input", "8x5", "8:5")
+    assert status == 0
+    assert "passed  check_reductions\n" in output
+    assert output.endswith("9 of 9 checks passed\n")
+
+
+def test_a_faulty_object_exits_with_1_and_tells_reason_and_remedy(capsys):
+    status, output, _ = run(capsys, "layer", f"{HERE}:WrongAxis", "--input", "4x5")
+    assert status == 1
+    (line,) = (line for line in output.splitlines() if line.startswith("FAILED"))
+    assert line.startswith(
+        "FAILED  check_samples_are_independent: another sample changes the output of sample 1; in eval"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["layers", "torch.nn:ReLU"], "kind must be one of optimizer, schedule, layer"),
+        (["layer", "torch.nn:ReLU"], "kind layer needs --input, one for each argument"),
+        (["optimizer", "torch.optim:SGD", "--input", "4x5"], "kind optimizer takes no --input, got 4x5"),
+        (["layer", "torch.nn:ReLU", "--input", "4,5"], "input must be a shape such as 8x5"),
+        (["layer", "torch.nn:ReLU", "--input", "4x0"], "input must be a shape such as 8x5"),
+        (["layer", "torch.nn:ReLU", "--input", "1x5"], "inputs must hold at least 2 samples"),
+        (["layer", "torch.nn:Linear", "--input", "4x5"], "can be called without arguments, got 'Linear'; write a"),
+        (["layer", "torch.nn:Nothing", "--input", "4x5"], "cannot be imported"),
+        (["layer", "ReLU", "--input", "4x5"], "must be written package.module:name"),
+        (["schedule", "torch.optim.lr_scheduler:StepLR"], "from an optimizer alone, got 'StepLR'"),
+        (["loss", "torch.nn.functional:mse_loss", "--input", "4x5"], "without arguments, got 'mse_loss'"),
+        (["function", "torch.nn.functional:mse_loss", "--input", "4x5"], "a function of 1 arguments"),
+    ],
+)
+def test_a_mistake_exits_with_2_and_one_message(capsys, words, message):
+    status, output, errors = run(capsys, *words)
+    assert (status, output) == (2, "")
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "inputs"),
+    [
+        ("optimizer", "torch.optim:Adam", ()),
+        ("schedule", "torch.optim.lr_scheduler:ConstantLR", ()),
+        ("layer", f"{HERE}:linear", ("4x5",)),
+        ("network", f"{HERE}:linear", ("4x5",)),
+        ("loss", "torch.nn.functional:mse_loss", ("4x5", "4x5")),
+        ("regularizer", "torch.linalg:matrix_norm", ("4x5",)),
+        ("metric", f"{HERE}:labels_agree", ("8:3", "8:3")),
+        ("function", "torch:sin", ("4x5",)),
+    ],
+)
+def test_every_kind_can_be_checked(kind, name, inputs):
+    report = check_object(kind, name, inputs=inputs)
+    assert report.passed, str(report)
+    assert len(report.results) >= 3
+
+
+def test_faults_of_functions_are_found():
+    report = check_object("metric", f"{HERE}:not_quite", inputs=("8:3", "8:3"))
+    assert [result.name for result in report.failures] == ["check_inputs_unmodified"]
+    report = check_object("function", "torch:relu_", inputs=("8",))
+    assert [result.name for result in report.failures] == ["check_arguments_unmodified"]
+    report = check_object("loss", f"{EpsOutsideTheRoot.__module__}:EpsOutsideTheRoot", inputs=("4x5", "4:5"))
+    assert [result.name for result in report.failures] == ["check_finite_at_extremes"]
+
+
+def test_from_python_a_mistake_is_an_input_error():
+    with pytest.raises(InputError, match="kind must be one of"):
+        check_object("layers", "torch.nn:ReLU")
