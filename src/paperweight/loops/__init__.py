@@ -5,7 +5,7 @@ random state is drawn from only by a model that does so itself, as dropout does.
 """
 
 from paperweight.loops.contrastive import fit_views
-from paperweight.loops.core import OnStep, Schedule, index_batches, minimise
+from paperweight.loops.core import OnStep, Schedule, index_batches, loss_curve, minimise
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
 from paperweight.loops.supervised import Evaluation, evaluate_classifier, evaluating, fit_classifier
 
@@ -20,5 +20,6 @@ __all__ = [
     "fit_generator",
     "fit_views",
     "index_batches",
+    "loss_curve",
     "minimise",
 ]

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["OnStep", "Schedule", "index_batches", "minimise"]
+__all__ = ["OnStep", "Schedule", "index_batches", "loss_curve", "minimise"]
 
 Batch = TypeVar("Batch")
 
@@ -119,3 +119,22 @@ def minimise(
     if not losses:
         raise ValueError("batches must hold at least one batch, got none")
     return torch.stack(losses)
+
+
+def loss_curve(losses: Tensor, points: int = 50) -> list[tuple[float, float]]:
+    """Average a run's losses over equal stretches of steps, to be drawn.
+
+    Args:
+        losses: One loss a step, shape (steps,), as the loops return them.
+        points: The largest number of stretches, at least 1.
+
+    Returns:
+        For each stretch the number of steps at its end, and the mean loss in it.
+
+    Example:
+        >>> loss_curve(torch.tensor([4.0, 2.0, 1.0, 1.0]), points=2)
+        [(2.0, 3.0), (4.0, 1.0)]
+    """
+    parts = losses.detach().cpu().tensor_split(min(points, len(losses)))
+    ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+    return [(float(end), part.mean().item()) for end, part in zip(ends, parts, strict=True)]

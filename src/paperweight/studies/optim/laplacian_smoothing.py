@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paperweight.data import channel_statistics, normalise
-from paperweight.loops import evaluate_classifier, fit_classifier, minimise
+from paperweight.loops import evaluate_classifier, fit_classifier, loss_curve, minimise
 from paperweight.nets import MLP, LeNet
 from paperweight.optim.laplacian_smoothing import LaplacianSmoothingSGD, laplacian_smooth, smoothing_spectrum
 from paperweight.studies import Metric, Outcome, Setting, Study
@@ -149,7 +149,7 @@ def run(arm: str, setting: Setting) -> Outcome:
             "image_shape": " x ".join(map(str, data.shape)),
         },
         curves={
-            "training loss of the network, by step": _smooth_curve(losses),
+            "training loss of the network, by step": loss_curve(losses),
             "loss of softmax regression, by log2 learning rate": [(math.log2(r), v) for r, v in final_loss.items()],
             "value of the quadratic, by step": descent,
         },
@@ -214,10 +214,3 @@ def _quadratic(arm: str, setting: Setting) -> tuple[float, list[tuple[float, flo
 
     minimise(loss, _optimizer(arm, [x], _QUADRATIC_RATE, 0.0, 0.0, setting), enumerate(noise), steps=steps)
     return values[-steps // 4 :].mean().item(), [(float(i), values[i].item()) for i in range(0, steps, steps // 50)]
-
-
-def _smooth_curve(losses: Tensor, points: int = 50) -> list[tuple[float, float]]:
-    """Return the means of equal stretches of a run's losses, each at the stretch's end."""
-    parts = losses.cpu().tensor_split(min(points, len(losses)))
-    ends = torch.tensor([len(part) for part in parts]).cumsum(0)
-    return [(float(end), part.mean().item()) for end, part in zip(ends, parts, strict=True)]
