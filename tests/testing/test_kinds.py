@@ -5,7 +5,22 @@ import re
 import pytest
 
 from paperweight import kinds
-from paperweight.testing import function, layer, loss, metric, optimizer, public, schedule
+from paperweight.testing import (
+    attack,
+    compressor,
+    data_transform,
+    defense,
+    function,
+    layer,
+    loss,
+    metric,
+    optimizer,
+    public,
+    sampler,
+    schedule,
+    training_procedure,
+    unlearner,
+)
 
 CHECKS = {
     kinds.Optimizer: (optimizer,),
@@ -13,6 +28,13 @@ CHECKS = {
     kinds.Layer: (layer,),
     kinds.Loss: (loss,),
     kinds.Metric: (metric,),
+    kinds.Attack: (attack,),
+    kinds.Defense: (defense,),
+    kinds.Unlearner: (unlearner,),
+    kinds.Sampler: (sampler,),
+    kinds.Compressor: (compressor,),
+    kinds.TrainingProcedure: (training_procedure,),
+    kinds.DataTransform: (data_transform,),
     kinds.Function: (function, public),
 }
 
@@ -20,7 +42,7 @@ CHECKS = {
 @pytest.mark.parametrize("kind", CHECKS, ids=lambda kind: kind.__name__)
 def test_the_contract_in_words_names_every_check(kind):
     named = re.findall(r"`(check_\w+)`", kind.__doc__)
-    runner = f"check_{kind.__name__.lower()}"
+    runner = f"check_{CHECKS[kind][0].__name__.rpartition('.')[2]}"
     existing = {name for module in CHECKS[kind] for name in module.__all__ if name.startswith("check_")}
     assert len(named) == len(set(named))
     assert set(named) == existing - {runner}

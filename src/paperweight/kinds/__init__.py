@@ -1,5 +1,9 @@
 """The kinds of methods: one Protocol a kind, whose docstring is the contract that `paperweight.testing` checks."""
 
+from paperweight.kinds.attack import Attack
+from paperweight.kinds.compressor import Compressor
+from paperweight.kinds.data_transform import DataTransform
+from paperweight.kinds.defense import Defense
 from paperweight.kinds.function import Function
 from paperweight.kinds.layer import Layer
 from paperweight.kinds.loss import Loss
@@ -7,6 +11,25 @@ from paperweight.kinds.metric import Metric
 from paperweight.kinds.network import Network
 from paperweight.kinds.optimizer import Optimizer
 from paperweight.kinds.regularizer import Regularizer
+from paperweight.kinds.sampler import Sampler
 from paperweight.kinds.schedule import Schedule
+from paperweight.kinds.training_procedure import TrainingProcedure
+from paperweight.kinds.unlearner import Unlearner
 
-__all__ = ["Function", "Layer", "Loss", "Metric", "Network", "Optimizer", "Regularizer", "Schedule"]
+__all__ = [
+    "Attack",
+    "Compressor",
+    "DataTransform",
+    "Defense",
+    "Function",
+    "Layer",
+    "Loss",
+    "Metric",
+    "Network",
+    "Optimizer",
+    "Regularizer",
+    "Sampler",
+    "Schedule",
+    "TrainingProcedure",
+    "Unlearner",
+]

@@ -4,6 +4,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from paperweight.testing.attack import attack_checks
+from paperweight.testing.compressor import compressor_checks
+from paperweight.testing.data_transform import data_transform_checks
+from paperweight.testing.defense import defense_checks
 from paperweight.testing.function import function_checks
 from paperweight.testing.layer import layer_checks
 from paperweight.testing.loss import loss_checks
@@ -17,7 +21,10 @@ from paperweight.testing.public import (
     check_source_and_deviations,
 )
 from paperweight.testing.report import Subject
+from paperweight.testing.sampler import sampler_checks
 from paperweight.testing.schedule import schedule_checks
+from paperweight.testing.training_procedure import training_procedure_checks
+from paperweight.testing.unlearner import unlearner_checks
 
 __all__ = ["KIND_CHECKS", "contract"]
 
@@ -29,6 +36,13 @@ KIND_CHECKS: Mapping[str, Callable[[Any], dict[str, Callable[[], None]]]] = {
     "loss": loss_checks,
     "regularizer": loss_checks,
     "metric": metric_checks,
+    "attack": attack_checks,
+    "defense": defense_checks,
+    "unlearner": unlearner_checks,
+    "sampler": sampler_checks,
+    "compressor": compressor_checks,
+    "training-procedure": training_procedure_checks,
+    "data-transform": data_transform_checks,
     "function": function_checks,
 }
 _PUBLIC_CHECKS = (

@@ -190,7 +190,8 @@ def check_gradients(subject: LayerSubject) -> None:
     """Check the gradients by inputs and parameters against finite differences in float64, in both modes.
 
     Args:
-        subject: What is declared of the layer.
+        subject: What is declared of the layer; it must be small: among a million rectified units some change sign
+            within the step of the difference, and the check then fails without a fault.
 
     Raises:
         CheckFailure: If they differ.
