@@ -54,7 +54,7 @@ STUDY = Study(
     headline="accuracy",
     tuned="the learning rate, by validation accuracy: 3 tries an arm and seed, from one grid for all arms",
     limits=(
-        "Small images, a small network and 800 steps at batch 4: nothing follows for long training, large "
+        "Small images, a small network and 600 steps at batch 4: nothing follows for long training, large "
         "networks or large batches. Only sigma 1 is tried; another may serve better or worse."
     ),
 )
@@ -79,8 +79,8 @@ def run(arm: str, setting: Setting) -> Outcome:
         test=setting.pick(smoke=100, desk=2_000, gpu=10_000),
         max_side=32,
     )
-    steps = setting.pick(smoke=20, desk=800, gpu=10_000)
-    softmax_steps = setting.pick(smoke=20, desk=300, gpu=3_000)
+    steps = setting.pick(smoke=20, desk=600, gpu=10_000)
+    softmax_steps = setting.pick(smoke=20, desk=250, gpu=3_000)
     classes = len(data.classes)
     unit = _RATE_DIMENSION / math.prod(data.shape)
     statistics = channel_statistics(data.train.images)
@@ -200,7 +200,7 @@ def _quadratic(arm: str, setting: Setting) -> tuple[float, list[tuple[float, flo
 
     Returns the mean value over the last quarter of the steps, and the course.
     """
-    steps = setting.pick(smoke=100, desk=2_000, gpu=2_000)
+    steps = setting.pick(smoke=100, desk=1_000, gpu=2_000)
     x = torch.full((100,), -1.0, requires_grad=True)
     weight = torch.tensor([0.01, 1.0]).repeat(50)
     noise = 0.1 * torch.randn(steps, 100, generator=setting.generator("evaluation"))
