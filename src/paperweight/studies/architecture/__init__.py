@@ -1,0 +1,1 @@
+"""Studies of layers and whole networks."""
