@@ -1,0 +1,1 @@
+"""Studies of pruning, quantisation and distillation."""
