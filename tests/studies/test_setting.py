@@ -3,6 +3,7 @@
 import itertools
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,15 +205,62 @@ class Builds:
         return names["build"]
 
 
-def test_a_recipe_is_built_once_and_shared() -> None:
+def test_tensors_are_built_once_a_study() -> None:
     builds = Builds()
     first = setting().cached("base", builds.make())
     again = setting().cached("base", builds.make(2.0))
-    other_study = setting("another").cached("base", builds.make())
     assert builds.count == 1
-    for found in (first, again, other_study):
+    for found in (first, again):
         assert torch.equal(found["weight"], torch.ones(3, 2))
         assert torch.equal(found["bias"], torch.arange(3))
+    other_study = setting("another").cached("base", builds.make(3.0))
+    assert builds.count == 2
+    assert torch.equal(other_study["weight"], torch.full((3, 2), 3.0))
+
+
+def test_a_recipe_is_shared_by_studies_with_its_data_and_its_networks() -> None:
+    builds = Builds()
+    studies = [setting(), setting("another")]
+    recipes = [study.recipe("classifier") for study in studies]
+    for recipe in recipes:
+        recipe.cached("base", builds.make())
+    setting().recipe("other").cached("base", builds.make())
+    assert builds.count == 2
+    first, second = (recipe.images(default="digits", train=50, validation=10, test=20) for recipe in recipes)
+    assert torch.equal(first.train.images, second.train.images)
+    assert torch.equal(first.test.images, second.test.images)
+    own = studies[0].images(default="digits", train=50, validation=10, test=20)
+    assert not torch.equal(own.train.images, first.train.images)
+    weights = [next(recipe.network((1, 8, 8), 10, default=LeNet).parameters()) for recipe in recipes]
+    assert torch.equal(*weights)
+    assert studies[0].stream("data") == setting().stream("data")
+
+
+def test_time_and_notes_of_a_recipe_are_those_of_the_run() -> None:
+    given = setting()
+    recipe = given.recipe("classifier")
+
+    def build() -> dict[str, torch.Tensor]:
+        time.sleep(0.05)
+        return recipe.cached("inner", lambda: {"x": torch.zeros(1)})
+
+    recipe.cached("outer", build)
+    assert 0.05 <= given.unbilled_wall < 10
+    assert given.unbilled_wall == recipe.unbilled_wall
+    recipe.images(default="digits", train=50, validation=10, test=20)
+    assert len(given.notes) == len(recipe.notes) > 0
+
+
+def test_time_is_left_out_once_where_tensors_are_built_within_others() -> None:
+    given = setting()
+
+    def inner() -> dict[str, torch.Tensor]:
+        time.sleep(0.2)
+        return {"x": torch.zeros(1)}
+
+    before = time.perf_counter()
+    given.cached("outer", lambda: given.cached("inner", inner))
+    assert 0.2 <= given.unbilled_wall <= time.perf_counter() - before
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"budget": "desk"}, {"name": "other"}], ids=str)

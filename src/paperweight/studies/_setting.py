@@ -1,5 +1,6 @@
 """What one run of a study is given: seed, budget, device, random streams, data, networks and a cache."""
 
+import copy
 import hashlib
 import inspect
 import time
@@ -72,8 +73,7 @@ class Setting:
         self.data = data
         self.network_spec = network
         self.notes: list[str] = []
-        self.unbilled_wall = 0.0
-        self.unbilled_cpu = 0.0
+        self._unbilled = _Unbilled()
         self._progress = progress
 
     def pick(self, *, smoke: Choice, desk: Choice, gpu: Choice) -> Choice:
@@ -115,7 +115,7 @@ class Setting:
             InputError: If the data cannot be used; the message says which file, why, and what to do.
         """
         progress = self._progress
-        with self._unbilled():
+        with self._unbilled:
             images = load_images(
                 self.data or default,
                 max_side=max_side,
@@ -164,13 +164,49 @@ class Setting:
                 self._check_network(model, shape, classes)
         return model.to(self.device)
 
+    @property
+    def unbilled_wall(self) -> float:
+        """Seconds that are left out of the costs of the run."""
+        return self._unbilled.wall
+
+    @property
+    def unbilled_cpu(self) -> float:
+        """Seconds of computing time that are left out of the costs of the run."""
+        return self._unbilled.cpu
+
+    def recipe(self, name: str) -> "Setting":
+        """Return the setting of what several studies start from, such as a trained generator.
+
+        Its streams depend on the recipe and the seed, not on the study: its data are split and its networks initialised
+        alike in every study, and what is `cached` there is shared. A study that goes on with the recipe's data takes
+        them from it, too, so that nothing that was trained on is tested on.
+
+        Args:
+            name: Name of the recipe.
+
+        Returns:
+            A setting with seed, budget, device, data and network of this one; what it notes and what it leaves out of
+            the costs count for this one.
+
+        Example:
+            >>> first, second = (Setting(study=study, seed=0, budget="smoke") for study in ("one", "another"))
+            >>> first.stream("data") == second.stream("data")
+            False
+            >>> first.recipe("digits").stream("data") == second.recipe("digits").stream("data")
+            True
+        """
+        recipe = copy.copy(self)
+        recipe.study = f"recipe {name}"
+        return recipe
+
     def cached(self, name: str, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return tensors that all arms start from, built once per seed and setting and left out of every arm's cost.
 
-        While they are built, torch's global random stream is one of their own.
+        While they are built, torch's global random stream is one of their own. What several studies start from is
+        built by what `recipe` returns, from nothing else.
 
         Args:
-            name: Name of the recipe. Studies that use the same recipe at the same seed share the tensors.
+            name: What tells these tensors from others of the study, or of the recipe.
             build: Builds them, named. It must be defined in a file: its code, and all it imports, is a part of the
                 key, so that a change builds anew.
 
@@ -180,13 +216,13 @@ class Setting:
         from filelock import FileLock
         from safetensors.torch import load_file, save_file
 
-        with self._unbilled():
+        with self._unbilled:
             source = Path(inspect.getfile(build))
             code = "".join(file_hash(path) for path in (source, *imported_files((source,))))
             data = None if self.data is None else source_hash(self.data)
             spec = self.network_spec
             network = None if spec is None else (spec, object_hash(spec, "network"))
-            parts = (name, self.seed, self.budget, data, network, self.device.type, torch.__version__, code)
+            parts = (self.study, name, self.seed, self.budget, data, network, self.device.type, torch.__version__, code)
             key = hashlib.sha256(repr(parts).encode()).hexdigest()
             path = cache_root() / "recipes" / f"{key}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,9 +235,6 @@ class Setting:
                     save_file({name: value.contiguous().cpu() for name, value in built.items()}, partial)
                     partial.replace(path)
             return load_file(path, device=str(self.device))
-
-    def _unbilled(self) -> "_Unbilled":
-        return _Unbilled(self)
 
     def _check_network(self, model: object, shape: tuple[int, int, int], classes: int) -> None:
         rule = f"network {self.network_spec} must return a module that maps (N, {', '.join(map(str, shape))}) to logits"
@@ -225,14 +258,21 @@ def _stream(study: str, seed: int, name: str) -> int:
 
 @final
 class _Unbilled:
-    """Keeps the time spent inside it out of the costs of the run."""
+    """Adds up the time spent inside it; inside itself it goes on counting once."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+    def __init__(self) -> None:
+        self.wall = 0.0
+        self.cpu = 0.0
+        self._depth = 0
 
     def __enter__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._depth += 1
+        if self._depth == 1:
+            self._start = time.perf_counter(), time.process_time()
 
     def __exit__(self, *_: object) -> None:
-        self._setting.unbilled_wall += time.perf_counter() - self._wall
-        self._setting.unbilled_cpu += time.process_time() - self._cpu
+        self._depth -= 1
+        if self._depth == 0:
+            wall, cpu = self._start
+            self.wall += time.perf_counter() - wall
+            self.cpu += time.process_time() - cpu

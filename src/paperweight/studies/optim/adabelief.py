@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
 from paperweight.data import channel_statistics, normalise
-from paperweight.loops import Evaluation, evaluate_classifier, fit_classifier, loss_curve
+from paperweight.loops import Evaluation, best_of, evaluate_classifier, fit_classifier, loss_curve
 from paperweight.nets import ResNet
 from paperweight.optim.adabelief import AdaBelief
 from paperweight.studies import Metric, Outcome, Setting, Study
@@ -96,9 +96,9 @@ def run(arm: str, setting: Setting) -> Outcome:
         )
         chosen = evaluate_classifier(model, validation, data.validation.labels)
         tries.append((chosen, evaluate_classifier(model, test, data.test.labels), rate, losses))
-    _, tested, rate, losses = min(tries, key=lambda attempt: _or_worst(attempt[0].loss))
+    _, tested, rate, losses = best_of(tries, lambda attempt: attempt[0].loss, better="lower")
     early = {rate: losses[: max(1, steps // 4)].mean().item() for *_, rate, losses in tries}
-    fastest = min(early, key=lambda rate: _or_worst(early[rate]))
+    fastest = best_of(early, lambda rate: early[rate], better="lower")
     return Outcome(
         metrics={
             "accuracy": tested.accuracy,
@@ -154,8 +154,3 @@ def _add_eps_in_every_step(adam: Optimizer, parameters: Iterable[Tensor]) -> Non
             state["exp_avg_sq"] += _EPS / beta2
 
     adam.register_step_pre_hook(add)
-
-
-def _or_worst(loss: float) -> float:
-    """Return infinity for the loss of a run that diverged."""
-    return loss if math.isfinite(loss) else math.inf

@@ -28,7 +28,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
 
 from paperweight.data import channel_statistics, normalise
-from paperweight.loops import Evaluation, evaluate_classifier, fit_classifier, index_batches, loss_curve
+from paperweight.loops import Evaluation, best_of, evaluate_classifier, fit_classifier, index_batches, loss_curve
 from paperweight.nets import ResNet
 from paperweight.optim.cyclical_lr import CyclicalLR, lr_range_test, suggest_bounds, triangular
 from paperweight.studies import Metric, Outcome, Setting, Study
@@ -136,8 +136,8 @@ def run(arm: str, setting: Setting) -> Outcome:
         rates, swept = lr_range_test(*start(), batch_loss, draw, max_lr=max(_RATES), steps=search)
         tries = [train(*suggest_bounds(rates, swept))]
         curves["loss in the range test, by learning rate"] = list(zip(rates.tolist(), swept.tolist(), strict=True))
-    best = max(tries, key=lambda attempt: attempt.end[0].accuracy)
-    best_half_way = max(tries, key=lambda attempt: attempt.half_way[0].accuracy)
+    best = best_of(tries, lambda attempt: attempt.end[0].accuracy, better="higher")
+    best_half_way = best_of(tries, lambda attempt: attempt.half_way[0].accuracy, better="higher")
     tested = best.end[1]
     return Outcome(
         metrics={

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paperweight.data import channel_statistics, normalise
-from paperweight.loops import evaluate_classifier, fit_classifier, loss_curve, minimise
+from paperweight.loops import best_of, evaluate_classifier, fit_classifier, loss_curve, minimise
 from paperweight.nets import MLP, LeNet
 from paperweight.optim.laplacian_smoothing import LaplacianSmoothingSGD, laplacian_smooth, smoothing_spectrum
 from paperweight.studies import Metric, Outcome, Setting, Study
@@ -104,7 +104,7 @@ def run(arm: str, setting: Setting) -> Outcome:
             losses = train(model, rate, steps, momentum, noise)
             evaluation = evaluate_classifier(model, validation, data.validation.labels)
             tries.append((evaluation.accuracy, model, rate, losses))
-        return max(tries, key=lambda attempt: attempt[0])[1:]
+        return best_of(tries, lambda attempt: attempt[0], better="higher")[1:]
 
     def network() -> nn.Module:
         return setting.network(data.shape, classes, default=LeNet)

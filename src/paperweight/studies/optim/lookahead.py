@@ -27,6 +27,7 @@ from paperweight.data import channel_statistics, normalise
 from paperweight.loops import (
     Evaluation,
     ExponentialMovingAverage,
+    best_of,
     evaluate_classifier,
     fit_classifier,
     loss_curve,
@@ -120,9 +121,9 @@ def run(arm: str, setting: Setting) -> Outcome:
         )
         chosen = evaluate_classifier(average.average, validation, data.validation.labels)
         tries.append((chosen, evaluate_classifier(average.average, test, data.test.labels), rate, losses))
-    _, tested, rate, losses = min(tries, key=lambda attempt: _or_worst(attempt[0].loss))
+    _, tested, rate, losses = best_of(tries, lambda attempt: attempt[0].loss, better="lower")
     floor, courses = _quadratics(arm, setting)
-    best = min(courses, key=lambda rate: _or_worst(courses[rate][-1]))
+    best = best_of(courses, lambda rate: courses[rate][-1], better="lower")
     return Outcome(
         metrics={
             "accuracy": tested.accuracy,
@@ -209,8 +210,3 @@ def _quadratics(arm: str, setting: Setting) -> tuple[float, dict[float, list[flo
 
     late = descend(0.1 if "adam" in arm else 0.5, long, constant=True)[long // _K // 2 :]
     return sum(late) / len(late), {rate: descend(rate, short, constant=False) for rate in _QUADRATIC_RATES}
-
-
-def _or_worst(loss: float) -> float:
-    """Return infinity for the loss of a run that diverged."""
-    return loss if math.isfinite(loss) else math.inf

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paperweight.data import channel_statistics, normalise
-from paperweight.loops import Evaluation, evaluate_classifier, fit_classifier, loss_curve
+from paperweight.loops import Evaluation, best_of, evaluate_classifier, fit_classifier, loss_curve
 from paperweight.nets import MLP
 from paperweight.regularization.early_learning_regularization import ELRLoss
 from paperweight.studies import Metric, Outcome, Setting, Study
@@ -152,7 +152,7 @@ def run(arm: str, setting: Setting) -> Outcome:
     def chosen(course: list[_Point]) -> _Point:
         return max(course, key=lambda point: point.validation) if arm == "early_stopping" else course[-1]
 
-    strength = max(tries, key=lambda strength: chosen(tries[strength][0]).validation)
+    strength = best_of(tries, lambda strength: chosen(tries[strength][0]).validation, better="higher")
     course, losses = tries[strength]
     point = chosen(course)
     return Outcome(
