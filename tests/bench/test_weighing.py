@@ -379,6 +379,19 @@ def test_an_outcome_is_recorded_whole(tmp_path: Path) -> None:
     assert type(found).model_validate_json(found.model_dump_json()) == found
 
 
+def test_what_a_study_has_no_use_for_is_refused(tmp_path: Path) -> None:
+    study = write(
+        tmp_path / "own_data.py",
+        """
+        def run(arm: str, setting: Setting) -> Outcome:
+            return Outcome(metrics={"score": 1.0, "loss": 1.0})
+        """,
+    )
+    assert run_trial(trial(study)).status == "finished"
+    with pytest.raises(InputError, match="study own_data has no use for --data; weigh it without"):
+        run_trial(trial(study, data="digits"))
+
+
 def test_a_trial_twice_is_the_same_whatever_was_cached(tmp_path: Path) -> None:
     study = write(
         tmp_path / "recipe.py",

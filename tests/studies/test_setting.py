@@ -107,6 +107,30 @@ def test_the_global_random_state_is_left_alone(factories: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_networks_of_the_study_s_own_come_from_the_init_stream() -> None:
+    before = torch.get_rng_state()
+
+    def build() -> nn.ModuleList:
+        return nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)])
+
+    one, same = setting().initialised(build), setting().initialised(build)
+    other = setting(seed=1).initialised(build)
+    assert torch.equal(one[0].weight, same[0].weight)
+    assert not torch.equal(one[0].weight, one[1].weight)
+    assert not torch.equal(one[0].weight, other[0].weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_knows_what_was_given_and_not_asked_for(factories: str) -> None:
+    assert setting().unused == []
+    given = setting(data="digits", network=f"{factories}:good")
+    assert given.unused == ["data", "network"]
+    data = given.recipe("base").images(default="digits", train=20, validation=10, test=10)
+    assert given.unused == ["network"]
+    given.network(data.shape, len(data.classes), default=LeNet)
+    assert given.unused == []
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(InputError, match="seed must be at least 0, got -1"):
         setting(seed=-1)

@@ -173,6 +173,9 @@ def run_trial(spec: TrialSpec, report: TextIO | None = None) -> TrialRecord:
     spent: list[float] = []
     try:
         outcome = study.run(spec.arm, setting)
+        if setting.unused:
+            options = " and ".join(f"--{name}" for name in setting.unused)
+            raise InputError(f"study {study.stem} has no use for {options}; weigh it without")
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         spent = [now - then for now, then in zip(_clocks(), clocks, strict=True)]

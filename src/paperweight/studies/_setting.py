@@ -23,6 +23,7 @@ __all__ = ["ROLES", "Role", "Setting"]
 Role = Literal["data", "init", "batches", "method", "evaluation"]
 ROLES: tuple[Role, ...] = ("data", "init", "batches", "method", "evaluation")
 Choice = TypeVar("Choice")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @final
@@ -75,6 +76,7 @@ class Setting:
         self.notes: list[str] = []
         self._unbilled = _Unbilled()
         self._progress = progress
+        self._waiting = {name for name, given in (("data", data), ("network", network)) if given is not None}
 
     def pick(self, *, smoke: Choice, desk: Choice, gpu: Choice) -> Choice:
         """Return the value for this run's budget."""
@@ -115,6 +117,7 @@ class Setting:
             InputError: If the data cannot be used; the message says which file, why, and what to do.
         """
         progress = self._progress
+        self._waiting.discard("data")
         with self._unbilled:
             images = load_images(
                 self.data or default,
@@ -149,9 +152,10 @@ class Setting:
         Raises:
             InputError: If the user's factory cannot be imported, or its network does not give logits (N, classes).
         """
+        self._waiting.discard("network")
         factory = default if self.network_spec is None else load_object(self.network_spec, "network")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.stream("init"))
+
+        def build() -> nn.Module:
             try:
                 model = cast(nn.Module, factory(shape, classes))
             except ValueError as error:
@@ -162,7 +166,27 @@ class Setting:
                 ) from error
             if self.network_spec is not None:
                 self._check_network(model, shape, classes)
-        return model.to(self.device)
+            return model
+
+        return self.initialised(build)
+
+    def initialised(self, build: Callable[[], Network]) -> Network:
+        """Return new networks of the study's own, initialised from the ``init`` stream.
+
+        Args:
+            build: Makes them, as one module; what is made at once does not share its random numbers.
+
+        Returns:
+            What ``build`` made, on this run's device; the same weights at every call.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.stream("init"))
+            return build().to(self.device)
+
+    @property
+    def unused(self) -> list[str]:
+        """What the user gave and the run has not asked for yet: ``data``, ``network``."""
+        return sorted(self._waiting)
 
     @property
     def unbilled_wall(self) -> float:
