@@ -203,11 +203,13 @@ def check(
 
     Args:
         kind: What it is, such as optimizer, layer or loss.
-        name: Where it is, as package.module:name: a class or function that makes it. An optimizer is made from
-            parameters, a schedule from an optimizer, the others without arguments; a loss, regularizer, metric or
-            function may also be named itself.
-        input: What it is called with, one word an argument: 8x5 is a tensor of that shape of normal numbers, 8:10 one
-            of whole numbers from 0 to 9; the first dimension is the batch.
+        name: Where it is, as package.module:name: a class or function that makes it, or a subject of
+            paperweight.testing, which tells more and has more checked. An optimizer is made from parameters, a schedule
+            from an optimizer, a defense or training procedure from a model, the others without arguments; a function
+            may also be named itself.
+        input: What a layer, network, loss, regularizer, metric or function is called with, one word an argument: 8x5
+            is a tensor of that shape of normal numbers, 8:10 one of whole numbers from 0 to 9; the first dimension is
+            the batch.
     """
     from paperweight.testing import check_object
 

@@ -1,12 +1,18 @@
 """The command ``paperweight check``: what it prints, and its exit status."""
 
+import math
+from functools import partial
+
 import pytest
+import torch
+from tests.testing.test_attack_checks import PGD, LeavesHook, NoProjection, unchanged
 from tests.testing.test_loss_checks import EpsOutsideTheRoot
 from torch import nn
 
 from paperweight.cli import main
 from paperweight.errors import InputError
-from paperweight.testing import check_object
+from paperweight.loops import evaluating
+from paperweight.testing import AttackSubject, check_object
 
 HERE = __name__
 
@@ -26,6 +32,21 @@ def labels_agree(guesses, truths):
 
 def not_quite(guesses, truths):
     return guesses.add_(1).eq(truths).double().mean()
+
+
+def sign_step(model, inputs, labels):
+    given = inputs.detach().requires_grad_()
+    with evaluating(model), torch.enable_grad():
+        loss = nn.functional.cross_entropy(model(given), labels, reduction="sum")
+        return (inputs + 0.1 * torch.autograd.grad(loss, given)[0].sign()).clamp(0, 1)
+
+
+def subject(attack):
+    return AttackSubject(make=attack, norm=math.inf, radius=0.1, null=partial(attack, radius=0.0), baseline=unchanged)
+
+
+SOUND = subject(PGD)
+FAULTY = subject(NoProjection)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -66,7 +87,14 @@ def test_a_faulty_object_exits_with_1_and_tells_reason_and_remedy(capsys):
         (["layer", "torch.nn:Linear", "--input", "4x5"], "can be called without arguments, got 'Linear'; write a"),
         (["layer", "torch.nn:Nothing", "--input", "4x5"], "cannot be imported"),
         (["layer", "ReLU", "--input", "4x5"], "must be written package.module:name"),
-        (["schedule", "torch.optim.lr_scheduler:StepLR"], "from an optimizer alone, got 'StepLR'"),
+        (["schedule", "torch.optim.lr_scheduler:StepLR"], "with an optimizer alone, got 'StepLR'"),
+        (
+            ["attack", "math:sqrt"],
+            "is called as (model, inputs, labels), or makes that without arguments, got 'sqrt'",
+        ),
+        (["attack", f"{HERE}:SOUND", "--input", "4x5"], "kind attack takes no --input"),
+        (["loss", f"{HERE}:SOUND"], "name must be of a LossSubject or of a loss, got a AttackSubject"),
+        (["defense", f"{HERE}:linear"], "called with a model alone, got 'linear'"),
         (["loss", "torch.nn.functional:mse_loss", "--input", "4x5"], "without arguments, got 'mse_loss'"),
         (["function", "torch.nn.functional:mse_loss", "--input", "4x5"], "a function of 1 arguments"),
     ],
@@ -89,6 +117,15 @@ def test_a_mistake_exits_with_2_and_one_message(capsys, words, message):
         ("regularizer", "torch.linalg:matrix_norm", ("4x5",)),
         ("metric", f"{HERE}:labels_agree", ("8:3", "8:3")),
         ("function", "torch:sin", ("4x5",)),
+        ("attack", "tests.testing.test_attack_checks:PGD", ()),
+        ("attack", f"{HERE}:sign_step", ()),
+        ("defense", "tests.testing.test_defense_checks:Noise", ()),
+        ("unlearner", "tests.testing.test_unlearner_checks:FineTuning", ()),
+        ("sampler", "tests.testing.test_sampler_checks:Heun", ()),
+        ("compressor", "tests.testing.test_compressor_checks:Pruning", ()),
+        ("training-procedure", "paperweight.testing:PlainTraining", ()),
+        ("data-transform", "tests.testing.test_data_transform_checks:Noise", ()),
+        ("attack", f"{HERE}:SOUND", ()),
     ],
 )
 def test_every_kind_can_be_checked(kind, name, inputs):
@@ -104,6 +141,28 @@ def test_faults_of_functions_are_found():
     assert [result.name for result in report.failures] == ["check_arguments_unmodified"]
     report = check_object("loss", f"{EpsOutsideTheRoot.__module__}:EpsOutsideTheRoot", inputs=("4x5", "4:5"))
     assert [result.name for result in report.failures] == ["check_finite_at_extremes"]
+
+
+def test_a_subject_has_what_only_its_author_knows_checked():
+    assert check_object("attack", "tests.testing.test_attack_checks:NoProjection").passed
+    report = check_object("attack", f"{HERE}:FAULTY")
+    assert "check_inside_the_ball" in {result.name for result in report.failures}
+    ran = {result.name for result in report.results}
+    assert {"check_null", "check_optimum_on_linear_model"} <= ran
+    with pytest.raises(InputError, match="of a DefenseSubject or of a defense, got a AttackSubject"):
+        check_object("defense", f"{HERE}:SOUND")
+
+
+def test_faults_of_what_takes_a_generator_are_found():
+    for kind, module, fault, caught in (
+        ("attack", LeavesHook.__module__, "LeavesHook", "check_model_unmodified"),
+        ("unlearner", "tests.testing.test_unlearner_checks", "DrawsGlobally", "check_global_random_state"),
+        ("sampler", "tests.testing.test_sampler_checks", "GivesTrajectory", "check_meets_protocol"),
+        ("data-transform", "tests.testing.test_data_transform_checks", "KeepsGraph", "check_meets_protocol"),
+        ("defense", "tests.testing.test_defense_checks", "DrawsGlobally", "check_repeatable"),
+    ):
+        report = check_object(kind, f"{module}:{fault}")
+        assert caught in {result.name for result in report.failures}, str(report)
 
 
 def test_from_python_a_mistake_is_an_input_error():

@@ -3,7 +3,7 @@
 from paperweight.catalogue.card import FIELDS, KINDS, Paper
 from paperweight.catalogue.fingerprint import code_hashes
 from paperweight.catalogue.lookup import find, lazy_exports, nearest, select
-from paperweight.catalogue.objects import load_object, object_hash
+from paperweight.catalogue.objects import load_named, load_object, object_hash
 from paperweight.catalogue.reading import Entry, entries, package_root, signatures
 from paperweight.catalogue.results import OfficialResult, official_result, results_root
 
@@ -17,6 +17,7 @@ __all__ = [
     "entries",
     "find",
     "lazy_exports",
+    "load_named",
     "load_object",
     "nearest",
     "object_hash",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paperweight.errors import InputError
 
-__all__ = ["load_object", "object_hash"]
+__all__ = ["load_named", "load_object", "object_hash"]
 
 
 def load_object(spec: str, argument: str) -> Callable[..., object]:
@@ -25,16 +25,33 @@ def load_object(spec: str, argument: str) -> Callable[..., object]:
         >>> load_object("torch.nn:Linear", "network").__name__
         'Linear'
     """
+    found = load_named(spec, argument)
+    if not callable(found):
+        raise InputError(f"{argument} {spec!r} must be callable, it is {type(found).__name__}")
+    return found
+
+
+def load_named(spec: str, argument: str) -> object:
+    """Return what ``package.module:name`` names.
+
+    Args:
+        spec: Where it is.
+        argument: Name of the argument, for the message.
+
+    Raises:
+        InputError: If the module or the name does not exist.
+
+    Example:
+        >>> load_named("math:pi", "number")
+        3.141592653589793
+    """
     module, _, name = spec.partition(":")
     if not module or not name:
         raise InputError(f"{argument} must be written package.module:name, got {spec!r}")
     try:
-        found = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"{argument} {spec!r} cannot be imported: {error}; is its folder on PYTHONPATH?") from error
-    if not callable(found):
-        raise InputError(f"{argument} {spec!r} must be callable, it is {type(found).__name__}")
-    return found
 
 
 def object_hash(spec: str, argument: str) -> str:

@@ -1,25 +1,33 @@
-"""The checks of a kind on an object of a stranger, with facts that a command line can give."""
+"""The checks of a kind on an object of a stranger, with the facts that a command line or a subject can give."""
 
 import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from paperweight.catalogue import load_object
+from paperweight.catalogue import load_named, load_object
 from paperweight.errors import InputError
+from paperweight.testing.attack import AttackSubject
+from paperweight.testing.compressor import CompressorSubject
 from paperweight.testing.contract import KIND_CHECKS
+from paperweight.testing.data_transform import DataTransformSubject
+from paperweight.testing.defense import DefenseSubject
 from paperweight.testing.function import FunctionSubject
 from paperweight.testing.layer import LayerSubject
 from paperweight.testing.loss import LossSubject
 from paperweight.testing.metric import MetricSubject
 from paperweight.testing.optimizer import OptimizerSubject
-from paperweight.testing.report import CheckReport, Subject, run_checks
+from paperweight.testing.report import CheckReport, Subject, run_check, run_checks
+from paperweight.testing.sampler import SamplerSubject
 from paperweight.testing.schedule import ScheduleSubject
+from paperweight.testing.training_procedure import TrainingProcedureSubject
+from paperweight.testing.unlearner import UnlearnerSubject
 
 __all__ = ["check_object"]
 
@@ -42,7 +50,7 @@ def _maker(found: Callable[..., Any], inputs: Inputs, *arguments: object) -> Cal
         return found
     if not arguments and inputs and not inspect.isclass(found) and _accepts(found, *inputs):
         return partial(partial, found)
-    needed = "from an optimizer alone" if arguments else "without arguments"
+    needed = f"with {' and '.join(map(str, arguments))} alone" if arguments else "without arguments"
     raise InputError(
         f"name must be of something that can be called {needed}, got {getattr(found, '__name__', found)!r}; "
         "write a function that gives the other arguments, and name that"
@@ -50,7 +58,7 @@ def _maker(found: Callable[..., Any], inputs: Inputs, *arguments: object) -> Cal
 
 
 def _schedule(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    return ScheduleSubject(make=_maker(found, (), "optimizer"), values={})
+    return ScheduleSubject(make=_maker(found, (), "an optimizer"), values={})
 
 
 def _layer(found: Callable[..., Any], inputs: Inputs) -> Subject:
@@ -75,9 +83,73 @@ def _function(found: Callable[..., Any], inputs: Inputs) -> Subject:
     return FunctionSubject(make=lambda **given: found(*given.values()), arguments=dict(zip(names, inputs, strict=True)))
 
 
+def _called_with(found: Callable[..., Any], *arguments: str) -> tuple[Callable[..., Any], bool]:
+    """Take what makes the object or is it; give what makes it, and whether its call takes a generator."""
+    make = found if _accepts(found) else partial(partial, found)
+    made = make()
+    if not callable(made) or not _accepts(made, *arguments):
+        raise InputError(
+            f"name must be of what is called as ({', '.join(arguments)}), or makes that without arguments, "
+            f"got {getattr(found, '__name__', found)!r}; write a function that gives the other arguments, and name that"
+        )
+    return make, _takes_generator(made)
+
+
+def _takes_generator(call: Callable[..., Any]) -> bool:
+    return "generator" in inspect.signature(call).parameters
+
+
+def _attack(found: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(found, "model", "inputs", "labels")
+    return AttackSubject(make=make, norm=math.inf, radius=None, random=random)
+
+
+def _defense(found: Callable[..., Any], inputs: Inputs) -> Subject:
+    return DefenseSubject(make=_maker(found, (), "a model"), random=_takes_generator(found))
+
+
+def _unlearner(found: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(found, "model", "forget", "retain")
+    return UnlearnerSubject(make=make, random=random)
+
+
+def _sampler(found: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(found, "network", "noise")
+    return SamplerSubject(
+        make=make, network=lambda data: lambda x, sigma: data.denoise(x, 1.0, sigma), calls=1, random=random
+    )
+
+
+def _compressor(found: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(found, "model")
+    return CompressorSubject(make=make, budget=lambda model: math.inf, random=random)
+
+
+def _training_procedure(found: Callable[..., Any], inputs: Inputs) -> Subject:
+    random = _takes_generator(found)
+    if "data" in inspect.signature(found).parameters:
+        return TrainingProcedureSubject(make=found, evaluations=0, random=random)
+    alone = _maker(found, (), "a model")
+    return TrainingProcedureSubject(
+        make=lambda model, data, **generator: alone(model, **generator), evaluations=0, random=random
+    )
+
+
+def _data_transform(found: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(found, "inputs", "labels")
+    return DataTransformSubject(make=make, range=(-math.inf, math.inf), labels=None, random=random)
+
+
 _WITHOUT_INPUTS: Mapping[str, Callable[[Callable[..., Any], Inputs], Subject]] = {
     "optimizer": lambda found, inputs: OptimizerSubject(make=found),
     "schedule": _schedule,
+    "attack": _attack,
+    "defense": _defense,
+    "unlearner": _unlearner,
+    "sampler": _sampler,
+    "compressor": _compressor,
+    "training-procedure": _training_procedure,
+    "data-transform": _data_transform,
 }
 _WITH_INPUTS: Mapping[str, Callable[[Callable[..., Any], Inputs], Subject]] = {
     "layer": _layer,
@@ -86,6 +158,30 @@ _WITH_INPUTS: Mapping[str, Callable[[Callable[..., Any], Inputs], Subject]] = {
     "regularizer": _loss,
     "metric": _metric,
     "function": _function,
+}
+_SUBJECTS: Mapping[str, type[Subject]] = {
+    "optimizer": OptimizerSubject,
+    "schedule": ScheduleSubject,
+    "layer": LayerSubject,
+    "network": LayerSubject,
+    "loss": LossSubject,
+    "regularizer": LossSubject,
+    "metric": MetricSubject,
+    "function": FunctionSubject,
+    "attack": AttackSubject,
+    "defense": DefenseSubject,
+    "unlearner": UnlearnerSubject,
+    "sampler": SamplerSubject,
+    "compressor": CompressorSubject,
+    "training-procedure": TrainingProcedureSubject,
+    "data-transform": DataTransformSubject,
+}
+_NEED_FACTS: Mapping[str, frozenset[str]] = {
+    "attack": frozenset({"check_optimum_on_linear_model"}),
+    "sampler": frozenset({"check_gaussian_moments", "check_network_calls"}),
+    "compressor": frozenset({"check_budget", "check_reported_size"}),
+    "training-procedure": frozenset({"check_gradient_evaluations"}),
+    "data-transform": frozenset({"check_length_and_shape", "check_range"}),
 }
 
 
@@ -104,37 +200,60 @@ def _tensor(words: str, seed: int) -> Tensor:
 def check_object(kind: str, name: str, *, inputs: Sequence[str] = ()) -> CheckReport:
     """Run the checks of a kind on an object that is named, those that need no fact that only its author knows.
 
-    Left out are the documented shape, number of parameters and values, slow forms and null settings; for these there
-    are the functions `check_layer`, `check_loss` and their siblings.
+    Left out are the documented shape, number of parameters and values, slow forms and null settings, the optimum of an
+    attack, the moments and calls of a sampler, budgets, ranges and numbers of gradients. Name a subject that tells
+    them, such as an `AttackSubject`, in place of the object, and these are checked, too.
 
     Args:
-        kind: What it is: optimizer, schedule, layer, network, loss, regularizer, metric or function.
-        name: Where it is, as ``package.module:name``: a class or function that makes it. An optimizer is made from
-            parameters and ``lr``, a schedule from an optimizer, the others without arguments; a loss, regularizer or
-            metric may be the function itself, and a function is.
-        inputs: What it is called with, one word an argument: ``8x5`` is a tensor of that shape of normal numbers,
-            ``8:10`` one of whole numbers from 0 to 9. The first dimension is the batch.
+        kind: What it is, one of `paperweight.catalogue.KINDS`.
+        name: Where it is, as ``package.module:name``: a class or function that makes it, or its subject. An optimizer
+            is made from parameters and ``lr``, a schedule from an optimizer, a defense from a classifier, a training
+            procedure from a model, or from a model and data, the others without arguments. All but these may also be
+            named themselves if they are functions.
+        inputs: What a layer, network, loss, regularizer, metric or function is called with, one word an argument:
+            ``8x5`` is a tensor of that shape of normal numbers, ``8:10`` one of whole numbers from 0 to 9. The first
+            dimension is the batch.
 
     Returns:
         One result a check.
 
     Raises:
-        InputError: If the kind is unknown or needs inputs, the name cannot be imported or not be called so, or an
-            input is no shape.
+        InputError: If the kind is unknown or needs inputs, the name cannot be imported or not be called so, it is of a
+            subject of another kind, or an input is no shape.
 
     Example:
         >>> check_object("loss", "torch.nn:CrossEntropyLoss", inputs=["8x5", "8:5"]).passed
         True
     """
-    if kind not in _WITH_INPUTS and kind not in _WITHOUT_INPUTS:
-        raise InputError(f"kind must be one of {', '.join([*_WITHOUT_INPUTS, *_WITH_INPUTS])}; got {kind!r}")
+    if kind not in _SUBJECTS:
+        raise InputError(f"kind must be one of {', '.join(_SUBJECTS)}; got {kind!r}")
+    if kind in _WITHOUT_INPUTS and inputs:
+        raise InputError(f"kind {kind} takes no --input, got {' '.join(inputs)}; leave it out")
+    named = load_named(name, "name")
+    if isinstance(named, Subject):
+        return _check_subject(kind, named, inputs)
     if kind in _WITH_INPUTS and not inputs:
         raise InputError(
             f"kind {kind} needs --input, one for each argument that it is called with; for example --input 8x5"
         )
-    if kind in _WITHOUT_INPUTS and inputs:
-        raise InputError(f"kind {kind} takes no --input, got {' '.join(inputs)}; leave it out")
+    found = load_object(name, "name")
     tensors = tuple(_tensor(words, seed) for seed, words in enumerate(inputs))
     make_subject = _WITH_INPUTS[kind] if kind in _WITH_INPUTS else _WITHOUT_INPUTS[kind]
-    subject = make_subject(load_object(name, "name"), tensors)
+    checks = _checks(kind, make_subject(found, tensors))
+    return run_checks({name: check for name, check in checks.items() if name not in _NEED_FACTS.get(kind, ())})
+
+
+def _checks(kind: str, subject: Subject) -> dict[str, Callable[[], None]]:
+    """List the checks; what takes a generator and is none the less the same with every one is taken as not random."""
+    checks = KIND_CHECKS[kind](subject)
+    if getattr(subject, "random", False) and not run_check("", checks["check_repeatable"]).passed:
+        return KIND_CHECKS[kind](replace(subject, **{"random": False}))
+    return checks
+
+
+def _check_subject(kind: str, subject: Subject, inputs: Sequence[str]) -> CheckReport:
+    if not isinstance(subject, _SUBJECTS[kind]):
+        raise InputError(f"name must be of a {_SUBJECTS[kind].__name__} or of a {kind}, got a {type(subject).__name__}")
+    if inputs:
+        raise InputError(f"a subject tells its inputs itself, got --input {' '.join(inputs)}; leave it out")
     return run_checks(KIND_CHECKS[kind](subject))
