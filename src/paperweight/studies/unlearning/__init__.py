@@ -1,0 +1,1 @@
+"""Studies of forgetting data and concepts."""
