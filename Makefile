@@ -1,4 +1,4 @@
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check docs format clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -22,14 +22,17 @@ test: setup  ## Run all tests and documented examples
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: setup  ## Format, lint, types, import rules
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: setup  ## Build the reference in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+
 format: setup  ## Format, and mend what the linter can mend
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs
 
 clean:  ## Remove what was made
-	rm -rf .venv build dist weighings .ruff_cache
+	rm -rf .venv build dist weighings docs/methods docs/modules .ruff_cache

@@ -1,0 +1,161 @@
+"""Writes a page a method, from its card, its docstrings, what its contract says and its official result."""
+
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from paperweight.catalogue import Entry, entries, official_result
+from paperweight.testing import contract, run_check
+
+ROOT = Path(__file__).resolve().parents[1]
+FIELD_TITLES = {"optim": "Optimizers and schedules", "gan": "Generative adversarial networks"}
+MODULES = {
+    "studies": "What a study declares and is given",
+    "testing": "Checks of contracts",
+    "kinds": "Contracts, in words",
+    "loops": "Training and evaluation loops",
+    "nets": "Small networks",
+    "data": "Data",
+    "catalogue": "The catalogue",
+}
+
+
+def write(docs: Path) -> None:
+    """Write ``methods/`` and ``modules/`` anew."""
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(ROOT))
+    for folder in ("methods", "modules"):
+        shutil.rmtree(docs / folder, ignore_errors=True)
+        (docs / folder).mkdir()
+    fields: dict[str, list[Entry]] = {}
+    for entry in entries():
+        fields.setdefault(entry.field, []).append(entry)
+        (docs / "methods" / f"{entry.stem}.md").write_text("\n".join(_method(entry)) + "\n", encoding="utf-8")
+    (docs / "methods" / "index.md").write_text("\n".join(_overview(fields)) + "\n", encoding="utf-8")
+    for name, title in MODULES.items():
+        text = "\n".join(_module(name, title)) + "\n"
+        (docs / "modules" / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def _overview(fields: dict[str, list[Entry]]) -> Iterator[str]:
+    yield "# Methods\n"
+    yield "What the official result of each study says, on embedded data at the desk budget.\n"
+    for field, found in fields.items():
+        yield f"\n## {_field_title(field)}\n"
+        yield "| method | year | claim | verdict | gain (interval) | cost |\n|---|---|---|---|---|---|"
+        yield from map(_row, found)
+    yield "\n```{toctree}\n:hidden:\n"
+    yield from (entry.stem for found in fields.values() for entry in found)
+    yield "```"
+
+
+def _field_title(field: str) -> str:
+    return FIELD_TITLES.get(field, field.capitalize())
+
+
+def _row(entry: Entry) -> str:
+    cells = [f"[{entry.stem}]({entry.stem}.md)", str(entry.paper.year), _cell(entry.paper.claim)]
+    official = official_result(entry)
+    if official is None:
+        return f"| {' | '.join([*cells, 'not weighed', '', ''])} |"
+    record = official.record
+    comparison = _comparisons(record, record["headline"])[record["method"]]
+    verdict = record["verdict"] + (" (stale)" if official.stale else "")
+    cells += [verdict, _gain(comparison), f"×{_cost(record, record['method']):.2f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _comparisons(record: dict, metric: str) -> dict[str, dict]:
+    return {comparison["arm"]: comparison for comparison in record["metrics"][metric]["comparisons"]}
+
+
+def _gain(comparison: dict) -> str:
+    low, high = comparison["interval"]
+    return f"{comparison['gain']:+.3g} ({low:.3g} to {high:.3g})"
+
+
+def _cost(record: dict, arm: str) -> float:
+    seconds = record["cpu_seconds"]
+    return sum(seconds[arm]) / sum(seconds[record["baseline"]])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _method(entry: Entry) -> Iterator[str]:
+    paper = entry.paper
+    yield f"# {entry.stem}\n"
+    yield f"{', '.join(paper.authors)}. [{_cell(paper.title)}]({paper.url}), {paper.year}.\n"
+    yield f"> {_cell(paper.claim)}\n"
+    if paper.null:
+        null = ", ".join(f"`{name}={value!r}`" for name, value in paper.null.items())
+        yield f"Null setting: {null}.\n"
+    yield from _result(entry)
+    yield from _contract(entry)
+    yield "\n## Reference\n"
+    yield f"```{{eval-rst}}\n.. automodule:: {entry.module}\n   :members: {', '.join(paper.provides)}\n```"
+
+
+def _result(entry: Entry) -> Iterator[str]:
+    official = official_result(entry)
+    if official is None:
+        return
+    record = official.record
+    yield "## Official result\n"
+    stale = f" It is stale: {', '.join(official.changed)} code has changed since." if official.stale else ""
+    yield f"**{record['verdict']}**. {_cell(record['question'])} {_cell(record['words'])}{stale}\n"
+    yield "| arm | " + " | ".join(_cell(metric["label"]) for metric in record["metrics"].values()) + " | cost |"
+    yield "|---|" + "---|" * (len(record["metrics"]) + 1)
+    for arm, description in record["arms"].items():
+        cells = []
+        for name, metric in record["metrics"].items():
+            if arm == record["baseline"]:
+                values = metric["baseline"]
+                cells.append(f"{sum(values) / len(values):.4g}")
+            else:
+                comparison = _comparisons(record, name)[arm]
+                cells.append(f"{_gain(comparison)}, {comparison['verdict']}")
+        yield f"| `{arm}`: {_cell(description)} | {' | '.join(cells)} | ×{_cost(record, arm):.2f} |"
+    yield (
+        f"\nThe first row has means over {record['seeds']} seeds, the others gains over it with intervals; above 0 is "
+        f"better. Tuned: {_cell(record['tuned'])}. {_cell(record['limits'])}\n"
+    )
+    yield f"`paperweight weigh {entry.stem}` repeats it.\n"
+
+
+def _contract(entry: Entry) -> Iterator[str]:
+    subjects = importlib.import_module(f"tests.{entry.field}.test_{entry.stem}").CONTRACT
+    module = importlib.import_module(entry.module)
+    yield "## Contract\n"
+    yield "| object | kind | checks |\n|---|---|---|"
+    for name, kind in entry.paper.provides.items():
+        subject = subjects[name]
+        checks = contract(kind, getattr(module, name), subject)
+        results = [run_check(check, run) for check, run in checks.items()]
+        failures = [result for result in results if not result.passed]
+        words = [f"{len(results) - len(failures)} of {len(results)} passed"]
+        words += [
+            f"`{failure.name}` not met: {subject.expected_failures.get(failure.name, failure.reason)}"
+            for failure in failures
+        ]
+        yield f"| `{name}` | {kind} | {_cell('; '.join(words))} |"
+
+
+def _module(name: str, title: str) -> Iterator[str]:
+    package = importlib.import_module(f"paperweight.{name}")
+    yield f"# {title}\n"
+    yield f"```{{eval-rst}}\n.. automodule:: paperweight.{name}\n"
+    for public in package.__all__:
+        value = getattr(package, public)
+        if isinstance(value, type) and issubclass(value, BaseException):
+            yield f".. autoexception:: paperweight.{name}.{public}\n   :members:\n"
+        elif isinstance(value, type):
+            yield f".. autoclass:: paperweight.{name}.{public}\n   :members:\n"
+        elif callable(value) and hasattr(value, "__code__"):
+            yield f".. autofunction:: paperweight.{name}.{public}\n"
+    yield "```"
