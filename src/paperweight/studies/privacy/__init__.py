@@ -1,0 +1,1 @@
+"""Studies of the protection of data and of models."""
