@@ -1,0 +1,5 @@
+"""Training procedures: how a model is trained, and on what."""
+
+from paperweight.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)
