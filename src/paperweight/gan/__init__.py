@@ -1,0 +1,5 @@
+"""Generative adversarial networks, their training and their evaluation."""
+
+from paperweight.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -1,0 +1,1 @@
+"""Studies of generative adversarial networks, their training and their evaluation."""
