@@ -12,7 +12,7 @@ from torch import nn
 from paperweight.cli import main
 from paperweight.errors import InputError
 from paperweight.loops import evaluating
-from paperweight.testing import AttackSubject, check_object
+from paperweight.testing import AttackSubject, LossSubject, check_object
 
 HERE = __name__
 
@@ -47,6 +47,7 @@ def subject(attack):
 
 SOUND = subject(PGD)
 FAULTY = subject(NoProjection)
+CONTRACT = {"sound": SOUND, "faulty": FAULTY, "else": LossSubject(make=nn.MSELoss, inputs=(), slow=None)}
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -151,6 +152,15 @@ def test_a_subject_has_what_only_its_author_knows_checked():
     assert {"check_null", "check_optimum_on_linear_model"} <= ran
     with pytest.raises(InputError, match="of a DefenseSubject or of a defense, got a AttackSubject"):
         check_object("defense", f"{HERE}:SOUND")
+
+
+def test_of_a_contract_every_subject_of_the_kind_is_checked():
+    report = check_object("attack", f"{HERE}:CONTRACT")
+    names = [result.name for result in report.results]
+    assert names.count("check_inside_the_ball") == 2
+    assert "check_inside_the_ball" in {result.name for result in report.failures}
+    with pytest.raises(InputError, match="a mapping that holds a DefenseSubject"):
+        check_object("defense", f"{HERE}:CONTRACT")
 
 
 def test_faults_of_what_takes_a_generator_are_found():

@@ -209,7 +209,8 @@ def check_object(kind: str, name: str, *, inputs: Sequence[str] = ()) -> CheckRe
         name: Where it is, as ``package.module:name``: a class or function that makes it, or its subject. An optimizer
             is made from parameters and ``lr``, a schedule from an optimizer, a defense from a classifier, a training
             procedure from a model, or from a model and data, the others without arguments. All but these may also be
-            named themselves if they are functions.
+            named themselves if they are functions. Of a mapping, such as the ``CONTRACT`` of a test, every subject of
+            the kind is checked.
         inputs: What a layer, network, loss, regularizer, metric or function is called with, one word an argument:
             ``8x5`` is a tensor of that shape of normal numbers, ``8:10`` one of whole numbers from 0 to 9. The first
             dimension is the batch.
@@ -230,6 +231,11 @@ def check_object(kind: str, name: str, *, inputs: Sequence[str] = ()) -> CheckRe
     if kind in _WITHOUT_INPUTS and inputs:
         raise InputError(f"kind {kind} takes no --input, got {' '.join(inputs)}; leave it out")
     named = load_named(name, "name")
+    if isinstance(named, Mapping):
+        reports = [_check_subject(kind, each, inputs) for each in named.values() if isinstance(each, _SUBJECTS[kind])]
+        if not reports:
+            raise InputError(f"name must be of a mapping that holds a {_SUBJECTS[kind].__name__}, got {name!r} without")
+        return CheckReport(tuple(result for report in reports for result in report.results))
     if isinstance(named, Subject):
         return _check_subject(kind, named, inputs)
     if kind in _WITH_INPUTS and not inputs:
