@@ -1,0 +1,5 @@
+"""Diffusion and flow models: their losses, parametrisations and samplers."""
+
+from paperweight.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

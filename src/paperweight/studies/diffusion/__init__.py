@@ -1,0 +1,1 @@
+"""Studies of diffusion and flow models, their losses, parametrisations and samplers."""
