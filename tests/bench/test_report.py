@@ -169,7 +169,7 @@ def test_everything_a_study_names_is_escaped(hostile: str) -> None:
     assert "<img src=x" not in hostile
     assert page.texts["h1"] == [f"Question {HOSTILE}"]
     for words in ("describes base", "limits", "loss", "curve", "note", "value", "paperweight weigh", "sample"):
-        assert f"{words} {HOSTILE}" in page.text, words
+        assert "".join(f"{words} {HOSTILE}".split()) in "".join(page.text.split()), words  # figures break long titles
     assert f"name {HOSTILE}".replace("_", " ") in page.text
     assert ("img", "alt", f"sample {HOSTILE}, method, 1") in page.attributes
     labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]

@@ -5,6 +5,7 @@ import io
 import math
 import re
 import statistics
+import textwrap
 from collections import defaultdict
 from typing import Any
 
@@ -98,7 +99,8 @@ def pairs_figure(weighing: Weighing) -> str:
         axes.set_xlim(-0.35, 1.35)
         axes.set_xticks([0, 1], [_short(weighing.arms[0]), _short(weighing.method)])
         axes.grid(visible=False, axis="x")
-        axes.set_title(f"{metric.label}{f', {metric.unit}' if metric.unit else ''} ({metric.better} is better)")
+        unit = f", {metric.unit}" if metric.unit else ""
+        axes.set_title(textwrap.fill(f"{metric.label}{unit} ({metric.better} is better)", 42))
     return _svg(figure, f"{metric.label} of {weighing.arms[0]} and {weighing.method}, one line a seed", "pairs")
 
 
@@ -120,7 +122,7 @@ def gains_figure(weighing: Weighing, metric: str) -> str:
         axes.set_ylim(len(comparisons) - 0.4, -0.6)
         axes.set_yticks(range(len(comparisons)), [_short(arm) for arm in comparisons])
         axes.grid(visible=False, axis="y")
-        axes.set_title(declared.label)
+        axes.set_title(textwrap.fill(declared.label, 36))
         axes.set_xlabel(f"gain over {weighing.arms[0]}{f', {declared.unit}' if declared.unit else ''}")
     return _svg(figure, f"paired gains in {declared.label} with intervals, one row an arm", f"gains-{metric}")
 
@@ -170,6 +172,6 @@ def curve_figure(weighing: Weighing, name: str) -> str:
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         title, _, x_label = name.rpartition(", by ")
-        axes.set_title(title or name)
+        axes.set_title(textwrap.fill(title or name, 42))
         axes.set_xlabel(x_label if title else "")
     return _svg(figure, f"{name}: median over seeds and range, one line an arm", f"curve-{name}")
