@@ -42,13 +42,13 @@ STUDY = Study(
     },
     metrics={
         "distance": Metric(
-            label="distance to test images, 35 calls", unit="of 0.5", better="lower", minimal_effect=0.005
+            label="distance to test images, 35 calls", unit="", better="lower", minimal_effect=0.005
         ),
         "distance_few": Metric(
-            label="distance to test images, 9 calls", unit="of 0.5", better="lower", minimal_effect=0.01
+            label="distance to test images, 9 calls", unit="", better="lower", minimal_effect=0.01
         ),
         "points": Metric(
-            label="distance to points, exact denoiser, 35 calls", unit="of 0.5", better="lower", minimal_effect=0.005
+            label="distance to points, exact denoiser, 35 calls", unit="", better="lower", minimal_effect=0.005
         ),
     },
     headline="distance",
