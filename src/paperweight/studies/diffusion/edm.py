@@ -41,12 +41,8 @@ STUDY = Study(
         "data_prediction": "control: as edm, but the network predicts the clean data, by their squared error",
     },
     metrics={
-        "distance": Metric(
-            label="distance to test images, 35 calls", unit="", better="lower", minimal_effect=0.005
-        ),
-        "distance_few": Metric(
-            label="distance to test images, 9 calls", unit="", better="lower", minimal_effect=0.01
-        ),
+        "distance": Metric(label="distance to test images, 35 calls", unit="", better="lower", minimal_effect=0.005),
+        "distance_few": Metric(label="distance to test images, 9 calls", unit="", better="lower", minimal_effect=0.01),
         "points": Metric(
             label="distance to points, exact denoiser, 35 calls", unit="", better="lower", minimal_effect=0.005
         ),
