@@ -16,7 +16,7 @@ STEM = "laplacian_smoothing"
 
 
 def made_up_weighing(stem: str) -> Weighing:
-    """Return a weighing of a real study with made-up values, in which every arm gains 1 over the one before."""
+    """Return a weighing of a real study with made-up values, in which every arm gains far over the one before."""
     study = load_study(stem)
     arms = list(study.declaration.arms)
     records = [
@@ -24,7 +24,7 @@ def made_up_weighing(stem: str) -> Weighing:
             spec=TrialSpec(study=stem, arm=arm, seed=seed, budget="desk", code=study.code()),
             status="finished",
             metrics={
-                name: (index if metric.better == "higher" else -index) + 0.1 * seed
+                name: (index if metric.better == "higher" else -index) * 10 * metric.minimal_effect + 0.1 * seed
                 for name, metric in study.declaration.metrics.items()
             },
         )
