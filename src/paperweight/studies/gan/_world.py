@@ -1,6 +1,7 @@
 """What the studies of adversarial training share: a distribution to learn, small networks, and how samples are judged.
 
-By default the distribution is a grid of 25 narrow Gaussians in the plane, of which it is known where a sample belongs.
+By default the distribution is a grid of narrow Gaussians in the plane, 5 x 5 unless a study asks for another side, of
+which it is known where a sample belongs.
 Of the user's images the classes are the modes, told by a classifier that is trained once a seed on the same images.
 """
 

@@ -3,7 +3,7 @@
 The baseline is the method at ratio 0: every epoch sees every sample. The claim is that of a saving without a loss, so
 that the verdict to expect on test accuracy, the headline, is "no effect"; the share of gradients that are evaluated is
 told beside it, and the computing time as of every study. Half of the samples below the mean loss are left out in the
-first seven of eight epochs, as in the paper; the learning rate falls along a cosine, epoch by epoch.
+first seven eighths of the epochs, as in the paper; the learning rate falls along a cosine, epoch by epoch.
 
 What it can show: whether so many gradients can be spared here. What it cannot: anything about large networks or about
 data that are learned slowly. An accuracy below the baseline's would refute the claim. Since a network on small images
