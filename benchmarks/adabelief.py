@@ -1,7 +1,7 @@
 """What AdaBelief's step costs against that of torch's AdamW, fused and of foreach functions, in one process.
 
 Blocks of steps take turns, on one CPU thread; each ratio is one of CPU times of neighbouring blocks. All have the same
-weight decay.
+weight decay. The compilation of the compiled step, a minute or two for 200 tensors, is left out.
 
     python benchmarks/adabelief.py [--blocks 40] [--json PATH]
 """
@@ -15,19 +15,23 @@ from paperweight.optim.adabelief import AdaBelief
 
 OPTIMIZERS: dict[str, Make] = {
     "adabelief": partial(AdaBelief, lr=1e-3, weight_decay=0.01),
+    "compiled": partial(AdaBelief, lr=1e-3, weight_decay=0.01, compiled=True),
     "fused": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01, fused=True),
     "foreach": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01, foreach=True),
 }
 
 
 def measure(blocks: int) -> dict[str, dict[str, float]]:
-    """Measure the step alone on few long, many middling and few short tensors."""
+    """Measure the step alone on few long, many middling and few short tensors, and on all of them at once."""
     results: dict[str, dict[str, float]] = {}
-    for count, size, steps in ((10, 1_000_000, 2), (200, 4096, 20), (6, 1024, 400)):
-        runs = {name: tensors_step(make, count, size) for name, make in OPTIMIZERS.items()}
+    shapes = {"10 x 1,000,000": [1_000_000] * 10, "200 x 4,096": [4096] * 200, "6 x 1,024": [1024] * 6}
+    shapes["all"] = [size for sizes in shapes.values() for size in sizes]
+    for (name, sizes), steps in zip(shapes.items(), (2, 20, 400, 2), strict=True):
+        runs = {optimizer: tensors_step(make, sizes) for optimizer, make in OPTIMIZERS.items()}
         times = alternate(runs, steps=steps, blocks=blocks)
-        for rival in ("fused", "foreach"):
-            results[f"{count} x {size:,}, to {rival} AdamW"] = compare(times, "adabelief", rival)
+        for ours in ("adabelief", "compiled"):
+            for rival in ("fused", "foreach"):
+                results[f"{name}, {ours} to {rival} AdamW"] = compare(times, ours, rival)
     return results
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -33,12 +33,12 @@ def lenet_step(make: Make) -> Step:
     return step
 
 
-def tensors_step(make: Make, count: int, size: int) -> Step:
+def tensors_step(make: Make, sizes: Sequence[int]) -> Step:
     """Make the optimizer's step alone, on normal weights with normal gradients."""
     generator = torch.Generator().manual_seed(0)
-    params = [Parameter(torch.randn(size, generator=generator)) for _ in range(count)]
+    params = [Parameter(torch.randn(size, generator=generator)) for size in sizes]
     for p in params:
-        p.grad = torch.randn(size, generator=generator)
+        p.grad = torch.randn(p.shape, generator=generator)
     return make(params).step
 
 

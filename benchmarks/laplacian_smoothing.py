@@ -21,7 +21,7 @@ def measure(blocks: int) -> dict[str, dict[str, float]]:
     whole = {name: lenet_step(make) for name, make in OPTIMIZERS.items()}
     results = {"LeNet, batch 128, whole step": compare(alternate(whole, steps=10, blocks=blocks), "smoothed", "plain")}
     for size in (1_000_000, 999_983):
-        alone = {name: tensors_step(make, 1, size) for name, make in OPTIMIZERS.items()}
+        alone = {name: tensors_step(make, [size]) for name, make in OPTIMIZERS.items()}
         results[f"{size:,} in one tensor, step()"] = compare(
             alternate(alone, steps=5, blocks=blocks), "smoothed", "plain"
         )

@@ -19,8 +19,8 @@ INNER: dict[str, Make] = {
 }
 TASKS: dict[str, Callable[[Make], Step]] = {
     "LeNet, batch 128, whole step": lenet_step,
-    "1,000,000 in one tensor, step()": lambda make: tensors_step(make, 1, 1_000_000),
-    "200 x 4,096, step()": lambda make: tensors_step(make, 200, 4096),
+    "1,000,000 in one tensor, step()": lambda make: tensors_step(make, [1_000_000]),
+    "200 x 4,096, step()": lambda make: tensors_step(make, [4096] * 200),
 }
 
 

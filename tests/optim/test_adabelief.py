@@ -168,3 +168,30 @@ def test_eps_that_half_precision_cannot_hold_is_refused():
         AdaBelief([weight]).step()
     AdaBelief([weight], eps=1e-4).step()
     assert torch.equal(weight, torch.ones(3, dtype=torch.float16))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"eps": 1e-2, "weight_decay": 0.3},
+        {"eps": 1e-2, "amsgrad": True, "weight_decay": 0.1, "weight_decouple": False},
+    ],
+    ids=str,
+)
+def test_compiled_it_equals_a_scalar_loop_and_compiles_once(options):
+    starts = [normal(3, 4), normal(5)]
+    weights = [Parameter(start.clone()) for start in starts]
+    method = AdaBelief(weights, lr=0.1, **options, compiled=True)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    gradients = [[normal(start.numel(), seed=t).reshape(start.shape) for start in starts] for t in range(5)]
+    for given in gradients:
+        for weight, gradient in zip(weights, given, strict=True):
+            weight.grad = gradient
+        method.step()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for start, weight, *given in zip(starts, weights, *gradients, strict=True):
+        columns = zip(start.flatten().tolist(), torch.stack(given).flatten(1).T.tolist(), strict=True)
+        expected = torch.tensor([loop(x, g, lr=0.1, **options) for x, g in columns], dtype=torch.float64)
+        torch.testing.assert_close(weight.detach().flatten(), expected, rtol=1e-10, atol=1e-13)
