@@ -74,11 +74,14 @@ def run(arm: str, setting: Setting) -> Outcome:
 
     def fit(rate: float) -> tuple[nn.Module, nn.Module, Tensor]:
         model, critic = networks(setting, train.shape[1:], width)
+        critic_optimizer = _optimizer(arm, critic, rate)
+        if arm == "wgan_clipped":
+            critic_optimizer.register_step_post_hook(_clip)
         losses, _ = fit_adversarial(
             model,
             critic,
             _optimizer(arm, model, rate),
-            _optimizer(arm, critic, rate),
+            critic_optimizer,
             train,
             model_loss=partial(_model_loss, arm),
             critic_loss=partial(_critic_loss, arm),
@@ -136,6 +139,14 @@ def _optimizer(arm: str, network: nn.Module, rate: float) -> Optimizer:
     return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
 
 
+@torch.no_grad()
+def _clip(optimizer: Optimizer, *_: object) -> None:
+    """Clip the weights that an optimizer has updated."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.clamp_(-_CLIP, _CLIP)
+
+
 def _model_loss(arm: str, critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
     if arm.startswith("original"):
         return F.softplus(-critic(fake)).mean()
@@ -143,10 +154,6 @@ def _model_loss(arm: str, critic: nn.Module, real: Tensor, fake: Tensor, generat
 
 
 def _critic_loss(arm: str, critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
-    if arm == "wgan_clipped":
-        with torch.no_grad():
-            for parameter in critic.parameters():
-                parameter.clamp_(-_CLIP, _CLIP)
     if arm.startswith("original"):
         loss = F.softplus(-critic(real)).mean() + F.softplus(critic(fake)).mean()
     else:

@@ -1,0 +1,42 @@
+"""The study of R3GAN: its headline has a value, whatever the samples hit."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from paperweight.bench.trial import TrialSpec
+from paperweight.bench.worker import run_trial
+from paperweight.studies import Setting
+from paperweight.studies.gan import r3gan as study
+from paperweight.studies.gan._world import World, world
+
+
+@pytest.mark.parametrize(
+    ("hit", "divergence"),
+    [
+        ([-1], math.log(9)),
+        ([4], math.log(9)),
+        ([4, -1], math.log(9)),
+        ([0, 0, 0, 5], math.log(9) + 0.75 * math.log(0.75) + 0.25 * math.log(0.25)),
+        (range(9), 0.0),
+    ],
+    ids=["none", "one", "one or none", "three to one", "all"],
+)
+def test_the_divergence_is_at_most_that_of_a_single_mode(hit, divergence, monkeypatch):
+    def with_fixed_hits(setting: Setting, side: int) -> World:
+        return replace(world(setting, side), mode_of=lambda samples: torch.tensor(hit).repeat(100))
+
+    monkeypatch.setattr(study, "world", with_fixed_hits)
+    outcome = study.run("r3gan", Setting(study="r3gan", seed=0, budget="smoke"))
+    assert outcome.metrics.keys() == study.STUDY.metrics.keys()
+    assert outcome.metrics["reverse_kl"] == pytest.approx(divergence, abs=1e-9)
+
+
+def test_a_trial_on_images_whose_samples_hit_no_class_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERWEIGHT_CACHE", str(tmp_path))
+    record = run_trial(TrialSpec(study="r3gan", arm="r3gan", seed=0, budget="smoke", data="digits", code={}))
+    assert record.arguments["on_modes"] == 0
+    assert record.metrics["reverse_kl"] == pytest.approx(math.log(10))
+    assert record.status == "finished", record.message
