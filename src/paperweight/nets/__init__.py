@@ -2,14 +2,26 @@
 
 Every classifier is built as ``Net(shape, classes, ...)`` with shape (channels, height, width), maps images
 (N, C, H, W) to logits (N, classes), ends in a linear layer named ``head``, and draws its initial weights, like every
-PyTorch module, from the global random state: seed it with ``torch.manual_seed``.
+PyTorch module, from the global random state: seed it with ``torch.manual_seed``. A denoiser maps images with noise, a
+time of about 0 to 1000 for each, and maybe tokens of a condition (N, L, context), to images.
 """
 
 from paperweight.nets._common import count_parameters
+from paperweight.nets.denoisers import MLPDenoiser, TokenDenoiser
 from paperweight.nets.lenet import LeNet
 from paperweight.nets.mlp import MLP
 from paperweight.nets.resnet import ResNet, ResNet18
 from paperweight.nets.unet import UNet
 from paperweight.nets.vit import ViT
 
-__all__ = ["MLP", "LeNet", "ResNet", "ResNet18", "UNet", "ViT", "count_parameters"]
+__all__ = [
+    "MLP",
+    "LeNet",
+    "MLPDenoiser",
+    "ResNet",
+    "ResNet18",
+    "TokenDenoiser",
+    "UNet",
+    "ViT",
+    "count_parameters",
+]

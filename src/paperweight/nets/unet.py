@@ -1,6 +1,5 @@
-"""Small U-Net (Ronneberger et al., 2015) with an optional time, as denoisers in diffusion models have it."""
+"""Small U-Net (Ronneberger et al., 2015) with an optional time and condition, as diffusion models have them."""
 
-from math import log
 from typing import final
 
 import torch
@@ -8,15 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.nets._common import check_at_least
+from paperweight.nets._time import sinusoids
 
 __all__ = ["UNet"]
-
-
-def _sinusoids(t: Tensor, dim: int) -> Tensor:
-    """Encode times (N,) as cosines and sines of ``dim // 2`` frequencies from 1 down to nearly 1/10000, (N, dim)."""
-    frequencies = torch.exp(torch.arange(dim // 2, device=t.device) * (-2 * log(10_000) / dim))
-    angles = t[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 @final
@@ -48,9 +41,11 @@ class UNet(nn.Module):
     Args:
         channels: Channels of the images.
         base: Channels at full resolution, a multiple of 8 (the number of normalization groups).
+        condition_dim: Size of a token of the condition, 0 for none.
 
     Raises:
-        ValueError: If ``channels`` is not a positive whole number or ``base`` not a positive multiple of 8.
+        ValueError: If ``channels`` is not a positive whole number, ``base`` not a positive multiple of 8, or
+            ``condition_dim`` negative.
 
     Example:
         >>> net = UNet(1)
@@ -58,14 +53,16 @@ class UNet(nn.Module):
         torch.Size([5, 1, 8, 8])
     """
 
-    def __init__(self, channels: int, base: int = 16) -> None:
+    def __init__(self, channels: int, base: int = 16, condition_dim: int = 0) -> None:
         super().__init__()
         check_at_least(1, {"channels": channels, "base": base})
+        check_at_least(0, {"condition_dim": condition_dim})
         if base % 8:
             raise ValueError(f"base must be a multiple of 8, got {base}")
         self.base = base
         time = 4 * base
         self.embed = nn.Sequential(nn.Linear(base, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
+        self.condition = nn.Linear(condition_dim, base) if condition_dim else None
         self.stem = nn.Conv2d(channels, base, 3, padding=1)
         self.down_full = _Block(base, base, time)
         self.down_half = _Block(base, 2 * base, time)
@@ -74,13 +71,14 @@ class UNet(nn.Module):
         self.up_full = _Block((2 + 1) * base, base, time)
         self.out = nn.Sequential(nn.GroupNorm(8, base), nn.SiLU(), nn.Conv2d(base, channels, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """Map images to images.
 
         Args:
             x: Images, (N, C, H, W), with H and W multiples of 4.
             t: Time of each image, (N,), whole or real numbers; the encoding resolves a range of about 0 to 1000, so
                 multiply a time in [0, 1] by 1000.
+            condition: Tokens of the condition, (N, L, condition_dim); their mean is taken, and needs a time.
 
         Returns:
             Images, (N, C, H, W).
@@ -94,7 +92,10 @@ class UNet(nn.Module):
         if t is not None:
             if t.shape != x.shape[:1]:
                 raise ValueError(f"t must have shape ({len(x)},), one time an image, got {tuple(t.shape)}")
-            time = self.embed(_sinusoids(t.float(), self.base).to(x.dtype))
+            code = sinusoids(t.float(), self.base).to(x.dtype)
+            if self.condition is not None and condition is not None:
+                code = code + self.condition(condition.mean(dim=1))
+            time = self.embed(code)
         full = self.down_full(self.stem(x), time)
         half = self.down_half(F.avg_pool2d(full, 2), time)
         quarter = self.quarter(F.avg_pool2d(half, 2), time)
