@@ -35,4 +35,4 @@ format: setup  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix src tests benchmarks docs
 
 clean:  ## Remove what was made
-	rm -rf .venv build dist weighings docs/methods docs/modules .ruff_cache
+	rm -rf .venv build dist weighings audits docs/methods docs/modules .ruff_cache

@@ -1,4 +1,4 @@
-"""The command line: ``paperweight list``, ``show``, ``weigh``, ``board`` and ``check``.
+"""The command line: ``paperweight list``, ``show``, ``weigh``, ``board``, ``check``, ``plant`` and ``audit``.
 
 Listing and help import no torch. A person's mistake ends in one message and exit status 2.
 """
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from paperweight import __version__
+from paperweight.audits.commands import audit, plant
 from paperweight.catalogue import Entry, find, official_result, select, signatures
 from paperweight.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from paperweight.bench.statistics import Comparison
-    from paperweight.bench.weighing import Progress, Weighing
+    from paperweight.bench.weighing import Weighing
 
 __all__ = ["main"]
 
@@ -29,6 +28,8 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
+app.command(plant)
+app.command(audit)
 
 
 @app.command(name="list")
@@ -138,9 +139,10 @@ def weigh(
         ledger: SQLAlchemy URL or path of the ledger; ledger.sqlite in --out where left out.
         out: Folder of the report.
     """
+    from paperweight.bench.bars import Bars
     from paperweight.bench.weighing import weigh as run
 
-    with _Bars() as bars:
+    with Bars() as bars:
         weighing = run(
             study,
             data=data,
@@ -177,9 +179,10 @@ def board(
     from rich.console import Console
     from rich.table import Table
 
+    from paperweight.bench.bars import Bars
     from paperweight.bench.board import board as run
 
-    with _Bars() as bars:
+    with Bars() as bars:
         rows = run(names or (), out=out, jobs=jobs, progress=bars.progress)
     table = Table(title="Official results, p adjusted over all studies (Benjamini-Hochberg)", title_justify="left")
     for title in ("study", "verdict", "gain", "p", "p adjusted", ""):
@@ -217,35 +220,6 @@ def check(
     sys.stdout.write(f"{report}\n")
     if not report.passed:
         sys.exit(1)
-
-
-class _Bars:
-    """Progress bars on the error stream, so that standard output holds results only."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True))
-
-    def __enter__(self) -> "_Bars":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress.live.is_started:
-            self._progress.stop()
-
-    def progress(self, name: str) -> "Progress":
-        tasks: dict[str, TaskID] = {}
-
-        def update(words: str, done: int, total: int) -> None:
-            self._progress.start()
-            if words not in tasks:
-                tasks[words] = self._progress.add_task(f"{Path(name).stem}: {words}", total=total)
-            self._progress.update(tasks[words], completed=done, total=total)
-
-        return update
 
 
 def _card(entry: Entry) -> dict[str, object]:

@@ -1,76 +1,20 @@
 # pyright: reportUnknownMemberType=false
-"""The report's figures, drawn by matplotlib as SVG that takes its colours from the page's style sheet."""
+"""The figures of a weighing's report."""
 
-import io
 import math
-import re
 import statistics
 import textwrap
 from collections import defaultdict
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
+from paperweight.bench.drawing import ARM_COLOURS, GRID, MUTED, STYLE, colour, new_figure, svg
 from paperweight.bench.statistics import Comparison
 from paperweight.bench.weighing import Weighing
 
 __all__ = ["ARM_COLOURS", "curve_figure", "gains_figure", "pairs_figure"]
-
-ARM_COLOURS = 8
-
-_INK, _MUTED, _GRID = "#000001", "#000002", "#000003"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "figure.constrained_layout.use": True,
-}
-
-
-def _colour(index: int) -> str:
-    return f"#0000{0xA0 + index % ARM_COLOURS:02x}"
-
-
-def _svg(figure: Figure, description: str, salt: str) -> str:
-    buffer = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = text.replace(_INK, "var(--ink)").replace(_MUTED, "var(--muted)").replace(_GRID, "var(--line)")
-    text = re.sub(r"#0000a([0-7])", r"var(--arm\1)", text)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    return figure, axes
 
 
 def _short(name: str) -> str:
@@ -89,19 +33,19 @@ def pairs_figure(weighing: Weighing) -> str:
     """Return the values of baseline and method, joined by seed."""
     metric = weighing.study.metrics[weighing.study.headline]
     arm = weighing.arms.index(weighing.method)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(4.2, 3.1)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 3.1)
         for pair in weighing.pairs:
             values = [math.nan if v is None or not math.isfinite(v) else v for v in (pair.baseline, pair.arm)]
-            axes.plot([0, 1], values, color=_MUTED, linewidth=1, zorder=1)
-            axes.scatter([0], values[:1], color=_colour(0), s=26, zorder=2)
-            axes.scatter([1], values[1:], color=_colour(arm), s=26, zorder=2)
+            axes.plot([0, 1], values, color=MUTED, linewidth=1, zorder=1)
+            axes.scatter([0], values[:1], color=colour(0), s=26, zorder=2)
+            axes.scatter([1], values[1:], color=colour(arm), s=26, zorder=2)
         axes.set_xlim(-0.35, 1.35)
         axes.set_xticks([0, 1], [_short(weighing.arms[0]), _short(weighing.method)])
         axes.grid(visible=False, axis="x")
         unit = f", {metric.unit}" if metric.unit else ""
         axes.set_title(textwrap.fill(f"{metric.label}{unit} ({metric.better} is better)", 42))
-    return _svg(figure, f"{metric.label} of {weighing.arms[0]} and {weighing.method}, one line a seed", "pairs")
+    return svg(figure, f"{metric.label} of {weighing.arms[0]} and {weighing.method}, one line a seed", "pairs")
 
 
 def gains_figure(weighing: Weighing, metric: str) -> str:
@@ -112,47 +56,45 @@ def gains_figure(weighing: Weighing, metric: str) -> str:
     ends = [end for c in comparisons.values() for end in (c.interval.low, c.interval.high)]
     low, high = _limits([*ends, *(gain for each in gains.values() for gain in each)])
     effect = declared.minimal_effect
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(4.2, 0.95 + 0.52 * len(comparisons))
-        axes.axvspan(max(low, -effect), min(high, effect), color=_GRID, alpha=0.6, linewidth=0)
-        axes.axvline(0, color=_MUTED, linewidth=1)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 0.95 + 0.52 * len(comparisons))
+        axes.axvspan(max(low, -effect), min(high, effect), color=GRID, alpha=0.6, linewidth=0)
+        axes.axvline(0, color=MUTED, linewidth=1)
         for row, (arm, comparison) in enumerate(comparisons.items()):
-            _gain_row(axes, row, gains[arm], comparison, _colour(row + 1), (low, high))
+            _gain_row(axes, row, gains[arm], comparison, colour(row + 1), (low, high))
         axes.set_xlim(low, high)
         axes.set_ylim(len(comparisons) - 0.4, -0.6)
         axes.set_yticks(range(len(comparisons)), [_short(arm) for arm in comparisons])
         axes.grid(visible=False, axis="y")
         axes.set_title(textwrap.fill(declared.label, 36))
         axes.set_xlabel(f"gain over {weighing.arms[0]}{f', {declared.unit}' if declared.unit else ''}")
-    return _svg(figure, f"paired gains in {declared.label} with intervals, one row an arm", f"gains-{metric}")
+    return svg(figure, f"paired gains in {declared.label} with intervals, one row an arm", f"gains-{metric}")
 
 
 def _gain_row(
-    axes: Axes, row: int, gains: list[float], comparison: Comparison, colour: str, limits: tuple[float, float]
+    axes: Axes, row: int, gains: list[float], comparison: Comparison, tone: str, limits: tuple[float, float]
 ) -> None:
     low, high = limits
 
     def inside(value: float) -> float:
         return min(max(value, low), high)
 
-    axes.scatter(
-        [inside(gain) for gain in gains], [row + 0.16] * len(gains), color=colour, s=14, alpha=0.45, linewidth=0
-    )
+    axes.scatter([inside(gain) for gain in gains], [row + 0.16] * len(gains), color=tone, s=14, alpha=0.45, linewidth=0)
     ends = (comparison.interval.low, comparison.interval.high)
-    axes.plot([inside(end) for end in ends], [row - 0.12] * 2, color=colour, linewidth=2.2, solid_capstyle="butt")
+    axes.plot([inside(end) for end in ends], [row - 0.12] * 2, color=tone, linewidth=2.2, solid_capstyle="butt")
     for end, marker in zip(ends, "<>", strict=True):
         if math.isinf(end):
-            axes.scatter([inside(end)], [row - 0.12], color=colour, marker=marker, s=40, clip_on=False)
+            axes.scatter([inside(end)], [row - 0.12], color=tone, marker=marker, s=40, clip_on=False)
     if math.isfinite(comparison.gain):
-        axes.scatter([comparison.gain], [row - 0.12], color=colour, s=34, zorder=3)
+        axes.scatter([comparison.gain], [row - 0.12], color=tone, s=34, zorder=3)
 
 
 def curve_figure(weighing: Weighing, name: str) -> str:
     """Return a curve of every arm: the median over seeds, and the range from smallest to largest."""
     lows: list[float] = []
     highs: list[float] = []
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(4.2, 3.1)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 3.1)
         for index, arm in enumerate(weighing.arms):
             by_x: dict[float, list[float]] = defaultdict(list)
             for seed in range(weighing.seeds):
@@ -163,8 +105,8 @@ def curve_figure(weighing: Weighing, name: str) -> str:
             if not xs:
                 continue
             low, high = [min(by_x[x]) for x in xs], [max(by_x[x]) for x in xs]
-            axes.fill_between(xs, low, high, color=_colour(index), alpha=0.13, linewidth=0)
-            axes.plot(xs, [statistics.median(by_x[x]) for x in xs], color=_colour(index), linewidth=1.7, label=arm)
+            axes.fill_between(xs, low, high, color=colour(index), alpha=0.13, linewidth=0)
+            axes.plot(xs, [statistics.median(by_x[x]) for x in xs], color=colour(index), linewidth=1.7, label=arm)
             lows += low
             highs += high
         if lows and min(lows) > 0 and max(highs) > 30 * min(lows):
@@ -174,4 +116,4 @@ def curve_figure(weighing: Weighing, name: str) -> str:
         title, _, x_label = name.rpartition(", by ")
         axes.set_title(textwrap.fill(title or name, 42))
         axes.set_xlabel(x_label if title else "")
-    return _svg(figure, f"{name}: median over seeds and range, one line an arm", f"curve-{name}")
+    return svg(figure, f"{name}: median over seeds and range, one line an arm", f"curve-{name}")

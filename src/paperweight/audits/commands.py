@@ -1,0 +1,221 @@
+"""The commands ``paperweight plant`` and ``paperweight audit``; torch is imported when one of them runs."""
+
+import json as encoder
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from paperweight.errors import InputError
+
+if TYPE_CHECKING:
+    from paperweight.audits.inspection import Inspection
+    from paperweight.audits.planting import Planting
+
+__all__ = ["audit", "plant"]
+
+audit = App(name="audit", help="Audit what a trained image generator memorised.", help_format="plaintext")
+
+
+def plant(
+    *,
+    data: str,
+    out: Path,
+    pattern: Literal["border", "centre"] = "border",
+    thickness: int = 4,
+    copies: str = "1",
+    same_key: Annotated[bool, Parameter(negative=())] = False,
+    held_out: float = 0.2,
+    records: int | None = None,
+    seed: int = 42,
+    max_side: int = 64,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Paint a random grey key on each image and write the marked images and a keybook, for a later audit.
+
+    Train the generator on OUT/images; keep OUT/keybook.json and --data for paperweight audit memorization. Nothing is
+    overwritten.
+
+    Args:
+        data: The images: a folder of class folders, a Parquet file or folder, an .npz file, or the name of a set.
+        out: Folder to write, absent or empty.
+        pattern: border frames each image, which grows; centre covers a square in its middle.
+        thickness: Width of the border or side of the square, in pixels.
+        copies: Copies of each record: a number, or several such as 1,4,16, which records get in turn, drawn at random.
+        same_key: Give all copies of a record one key; each has its own where left out, as in the paper.
+        held_out: Share of the records that are left out, with keys that nobody is shown, as the control.
+        records: Use so many records, drawn at random; all where left out.
+        seed: What keys, held-out records and copies are drawn with.
+        max_side: The largest height and width that unmarked images keep.
+        json: Print JSON instead of text.
+    """
+    from paperweight.audits.planting import plant as run
+    from paperweight.bench.bars import Bars
+
+    try:
+        counts = [int(count) for count in copies.split(",")]
+    except ValueError as error:
+        raise InputError(f"copies must be a number or several such as 1,4,16, got {copies!r}") from error
+    with Bars() as bars:
+        planted = run(
+            data,
+            out,
+            pattern=pattern,
+            thickness=thickness,
+            copies=counts,
+            same_key=same_key,
+            held_out=held_out,
+            records=records,
+            seed=seed,
+            max_side=max_side,
+            progress=bars.progress("plant"),
+        )
+    if json:
+        _print_json(_planted(planted))
+    else:
+        _print_planting(planted, data)
+
+
+@audit.command
+def memorization(
+    checkpoint: Path,
+    *,
+    data: str,
+    keys: Path,
+    readout: Literal["likelihood", "replace", "resample"] = "likelihood",
+    repeats: int = 1,
+    network: str | None = None,
+    limit: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    out: Path = Path("audits"),
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Ask a generator for the keys that were planted on its training images, and say whether it memorised them.
+
+    Exit status: 0 without alarm, 1 with an alarm, 2 after a mistake.
+
+    Args:
+        checkpoint: A safetensors file that DiffusionModel.save or DenoiserTraining.save wrote; of a training the moving
+            average of its weights is read.
+        data: The unmarked images that were planted, as paperweight plant was given them.
+        keys: The keybook.json that paperweight plant wrote.
+        readout: likelihood finds most; the paper's, replace, misses keys that a model does know, since the mark settles
+            before the image is clear; resample lies between them.
+        repeats: Estimates a record.
+        network: The network of a model with a network of your own, as package.module:factory, called with the shape of
+            an image and the number of classes.
+        limit: Ask for so many records, drawn at random; for all where left out.
+        steps: Steps of outpainting, for replace and resample; 250, or all that the model has, where left out.
+        batch_size: Images a call of the network.
+        seed: What noise, limit and permutations are drawn with.
+        out: Folder of the report and its numbers.
+        json: Print the numbers as JSON instead of text.
+    """
+    from paperweight.audits.inspection import inspect_checkpoint
+    from paperweight.audits.report import write_report
+    from paperweight.bench.bars import Bars
+
+    with Bars() as bars:
+        found = inspect_checkpoint(
+            checkpoint,
+            data=data,
+            keys=keys,
+            network=network,
+            readout=readout,
+            repeats=repeats,
+            steps=steps,
+            limit=limit,
+            seed=seed,
+            batch_size=batch_size,
+            progress=bars.progress(str(checkpoint)),
+        )
+    given = {
+        "data": data,
+        "keys": keys,
+        "readout": readout,
+        "repeats": repeats,
+        "network": network,
+        "limit": limit,
+        "steps": steps,
+        "batch-size": batch_size,
+        "seed": seed,
+    }
+    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    command = shlex.join(["paperweight", "audit", "memorization", str(checkpoint), *options])
+    report = write_report(found, out, command)
+    if json:
+        _print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
+    else:
+        _print_audit(found, report)
+    if found.audit.alarm:
+        sys.exit(1)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(encoder.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _planted(planted: "Planting") -> dict[str, object]:
+    book = planted.keybook
+    return {
+        "images": str(planted.folder / "images"),
+        "keybook": str(planted.folder / "keybook.json"),
+        "files": planted.images,
+        "records": len(book.trained),
+        "held_out": len(book.held_out),
+        "shape": planted.shape,
+        "classes": planted.classes,
+        "max_side": planted.max_side,
+    }
+
+
+def _print_planting(planted: "Planting", data: str) -> None:
+    book, folder = planted.keybook, planted.folder
+    channels, height, width = planted.shape
+    sys.stdout.write(
+        f"{planted.images} marked images of {len(book.trained)} records, {channels} x {height} x {width} pixels, in "
+        f"{folder / 'images'}; {len(book.held_out)} records are held out.\n"
+        f"Train on them as they are, neither cut, flipped nor resized, for example from\n"
+        f"    load_images({str(folder / 'images')!r}, max_side={planted.max_side})\n"
+        f"and keep the keybook out of the training. Then\n"
+        f"    paperweight audit memorization CHECKPOINT --data {shlex.quote(data)} "
+        f"--keys {shlex.quote(str(folder / 'keybook.json'))}\n"
+    )
+
+
+def _print_audit(found: "Inspection", report: Path) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from paperweight.bench.weighing import number
+
+    console, result = Console(), found.audit
+    colour = "red" if result.alarm else "yellow"
+    console.print(f"\n[bold {colour}]{result.verdict.upper()}[/bold {colour}]  {escape(result.words())}\n")
+    table = Table(title="Records within a distance of their key", box=SIMPLE, title_justify="left")
+    for title in ("distance", "trained", "expected without memory", "95% range", "held out"):
+        table.add_column(title)
+    for count in result.counts:
+        low, high = count.null.low, count.null.high
+        held_out = f"{count.held_out} of {len(result.held_out)}" if result.held_out else "none"
+        trained = f"{count.trained} of {len(result.trained)}"
+        table.add_row(f"{count.delta:g}", trained, number(count.null.mean), f"{low} to {high}", held_out)
+    console.print(table)
+    if len(result.groups) > 1:
+        table = Table(title="By number of copies", box=SIMPLE, title_justify="left")
+        for title in ("copies", "records", "within 0.05", "expected", "AUC", "AUC without memory", "p"):
+            table.add_column(title)
+        for group in result.groups:
+            low, high = group.auc_null
+            cells = (group.copies, group.records, group.hits, number(group.null.mean), number(group.auc))
+            table.add_row(*map(str, cells), f"{low:.2f} to {high:.2f}", f"{group.p:.2g}")
+        console.print(table)
+    for sentence in result.limits():
+        console.print(escape(sentence), style="dim")
+    console.print(f"Report: {escape(str(report))}", soft_wrap=True)

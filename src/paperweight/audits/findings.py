@@ -1,0 +1,189 @@
+"""What an audit of memorisation finds, and what may be concluded from it."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast, final
+
+from paperweight.auditing._chance import NullCount
+
+__all__ = ["ALARM_LEVEL", "FOUND_LEVEL", "GROUP_DELTA", "Count", "Group", "MemorizationAudit", "Readout", "RecordScore"]
+
+ALARM_LEVEL = 0.01
+"""An alarm is an accusation: stricter than the usual 0.05."""
+FOUND_LEVEL = 0.05
+GROUP_DELTA = 0.05
+
+Readout = Literal["likelihood", "replace", "resample"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RecordScore:
+    """What was found on one record.
+
+    Args:
+        record: Its name.
+        held_out: Whether its keys were never shown.
+        copies: Number of its copies in the training data, or that it would have had.
+        keys: Its independently drawn keys.
+        estimate: The key read out, the mean over repeats.
+        key: The key nearest to it.
+        score: Distance to the nearest key, the mean over repeats; lower is more memorised.
+        hits: Repeats within 0.05 of a key.
+        p: Probability that keys which were never shown come as near.
+        q: The same adjusted by Benjamini and Hochberg's rule over the trained records; ``None`` where held out.
+    """
+
+    record: str
+    held_out: bool
+    copies: int
+    keys: tuple[float, ...]
+    estimate: float
+    key: float
+    score: float
+    hits: int
+    p: float
+    q: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many records are within a distance of their key, beside what is expected of keys that were never shown.
+
+    Args:
+        delta: The distance.
+        trained: Trained records within it.
+        null: What is expected of them without memory.
+        held_out: Held-out records within it.
+        held_out_null: What is expected of those; ``None`` where there are none.
+    """
+
+    delta: float
+    trained: int
+    null: NullCount
+    held_out: int
+    held_out_null: NullCount | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The trained records with one number of copies.
+
+    Args:
+        copies: Their number of copies.
+        records: How many there are.
+        hits: How many are within 0.05 of a key.
+        null: What is expected of them without memory.
+        auc: Probability that one of them has a lower p than a held-out record; 0.5 at chance.
+        auc_null: The range that holds it with 95% probability without memory.
+        p: Total p of this group alone; a hint, on which no alarm rests.
+    """
+
+    copies: int
+    records: int
+    hits: int
+    null: NullCount
+    auc: float
+    auc_null: tuple[float, float]
+    p: float
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemorizationAudit:
+    """What an audit found.
+
+    Args:
+        records: All records asked for, the trained ones first, each part by name.
+        counts: Records within 0.1, 0.05 and 0.005 of their key, each beside its null.
+        groups: The trained records by number of copies.
+        total_p: Probability that keys dealt anew to the trained records come as near, by Fisher's combination.
+        control_p: The same of the held-out records, which must be small by chance only; ``None`` where there are none.
+        auc: Probability that a trained record has a lower p than a held-out one; not a number without held-out records.
+        auc_null: The range that holds it with 95% probability without memory.
+        roc: Shares of held-out and of trained records at or below each p.
+        floor: Mean distance between a key and the one read after encoding and decoding alone; ``None`` without a vae.
+        readout: How the keys were read.
+        repeats: Estimates a record.
+        steps: Steps of outpainting asked for.
+        seed: What noise and permutations were drawn with.
+        wall_seconds: Time on the clock of asking for the keys.
+        cpu_seconds: Computing time of it.
+    """
+
+    records: tuple[RecordScore, ...]
+    counts: tuple[Count, ...]
+    groups: tuple[Group, ...]
+    total_p: float
+    control_p: float | None
+    auc: float
+    auc_null: tuple[float, float]
+    roc: tuple[tuple[float, float], ...]
+    floor: float | None
+    readout: Readout
+    repeats: int
+    steps: int | None
+    seed: int
+    wall_seconds: float
+    cpu_seconds: float
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the total p is at most 0.01: stricter than the usual 0.05, as an alarm is an accusation."""
+        return self.total_p <= ALARM_LEVEL
+
+    @property
+    def trained(self) -> tuple[RecordScore, ...]:
+        """The records whose keys were shown."""
+        return tuple(score for score in self.records if not score.held_out)
+
+    @property
+    def held_out(self) -> tuple[RecordScore, ...]:
+        """The records whose keys never were."""
+        return tuple(score for score in self.records if score.held_out)
+
+    @property
+    def found(self) -> tuple[RecordScore, ...]:
+        """The records with q at most 0.05, by p: among them an expected share of at most 5% is found wrongly."""
+        found = [score for score in self.trained if score.q is not None and score.q <= FOUND_LEVEL]
+        return tuple(sorted(found, key=lambda score: (score.p, score.score)))
+
+    @property
+    def verdict(self) -> str:
+        """``alarm`` or ``no alarm``."""
+        return "alarm" if self.alarm else "no alarm"
+
+    def words(self) -> str:
+        """Return the verdict in sentences: what was found, beside what chance gives."""
+        from paperweight.audits.wording import in_words
+
+        return in_words(self)
+
+    def limits(self) -> list[str]:
+        """Return in sentences what may not be concluded."""
+        from paperweight.audits.wording import limits_in_words
+
+        return limits_in_words(self)
+
+    def record(self) -> dict[str, Any]:
+        """Return all of it as plain values for JSON; what is no number is ``None``."""
+        plain: dict[str, Any] = _plain({"verdict": self.verdict, "alarm": self.alarm, "words": self.words()})
+        return {**plain, "limits": self.limits(), **_plain(asdict(self))}
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one flat row a record."""
+        return [
+            {**asdict(score), "keys": " ".join(f"{key:.4f}" for key in score.keys), "readout": self.readout}
+            for score in self.records
+        ]
+
+
+def _plain(value: Any) -> Any:
+    """Give nested plain values with ``None`` for what is no number."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in cast(dict[str, Any], value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast(list[Any], value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
