@@ -28,17 +28,31 @@ if TYPE_CHECKING:
         resize,
         translate,
     )
+    from paperweight.data.worlds import (
+        DIGIT_WORDS,
+        SHAPE_WORDS,
+        CaptionedImages,
+        Vocabulary,
+        captioned_digits,
+        captioned_shapes,
+    )
 
 __all__ = [
+    "DIGIT_WORDS",
+    "SHAPE_WORDS",
+    "CaptionedImages",
     "ImageData",
     "ImageSet",
     "LabelledImages",
     "Splits",
     "Table",
+    "Vocabulary",
     "adjust_colour",
     "affine",
     "available",
     "cache_root",
+    "captioned_digits",
+    "captioned_shapes",
     "channel_statistics",
     "cutmix",
     "cutout",
@@ -80,6 +94,14 @@ _HOMES = {
         "random_flip",
         "resize",
         "translate",
+    ),
+    "worlds": (
+        "DIGIT_WORDS",
+        "SHAPE_WORDS",
+        "CaptionedImages",
+        "Vocabulary",
+        "captioned_digits",
+        "captioned_shapes",
     ),
 }
 

@@ -11,6 +11,7 @@ from paperweight.nets.denoisers import MLPDenoiser, TokenDenoiser
 from paperweight.nets.lenet import LeNet
 from paperweight.nets.mlp import MLP
 from paperweight.nets.resnet import ResNet, ResNet18
+from paperweight.nets.text import TextEncoder, Tokenizer
 from paperweight.nets.unet import UNet
 from paperweight.nets.vit import ViT
 
@@ -20,7 +21,9 @@ __all__ = [
     "MLPDenoiser",
     "ResNet",
     "ResNet18",
+    "TextEncoder",
     "TokenDenoiser",
+    "Tokenizer",
     "UNet",
     "ViT",
     "count_parameters",
