@@ -44,7 +44,8 @@ def plant(
         pattern: border frames each image, which grows; centre covers a square in its middle.
         thickness: Width of the border or side of the square, in pixels.
         copies: Copies of each record: a number, or several such as 1,4,16, which records get in turn, drawn at random.
-        same_key: Give all copies of a record one key; each has its own where left out, as in the paper.
+        same_key: Give all copies of a record one key, which an audit finds more easily; each has its own where
+            left out, as in the paper.
         held_out: Share of the records that are left out, with keys that nobody is shown, as the control.
         records: Use so many records, drawn at random; all where left out.
         seed: What keys, held-out records and copies are drawn with.

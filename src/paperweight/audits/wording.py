@@ -7,9 +7,11 @@ __all__ = ["in_words", "limits_in_words"]
 
 _READOUTS = {
     "likelihood": "The likelihood read-out tries a grid of 40 keys: it misses a key by up to 1/78 even where the model "
-    "knows it exactly.",
+    "knows it exactly. On small models of digits 60 records shown once were enough for it; when copies had keys of "
+    "their own it mostly failed.",
     "replace": "The replacement read-out, the paper's, misses keys that a model does know, as the mark settles before "
-    "the image is clear. Audit again with the likelihood read-out.",
+    "the image is clear: on small models of digits it failed even with 16 copies of 60 records. Audit again with the "
+    "likelihood read-out.",
     "resample": "The resampling read-out misses keys that a model does know, if fewer than the paper's. Audit again "
     "with the likelihood read-out.",
 }
@@ -67,8 +69,8 @@ def limits_in_words(audit: MemorizationAudit) -> list[str]:
         else "No alarm is no certificate: a high p does not show that nothing is memorised, only that this read-out, "
         "with so many records, did not show it.",
         _READOUTS[audit.readout],
-        "A key has 256 levels, so that no p of a record with one key is below 1/255: single records can be named only "
-        "where many are recalled.",
+        "A key has 256 levels, so that a perfect recall of one key has p = 1/255 (1/510 of black and white): single "
+        "records can be named only where many are recalled.",
         "Nothing follows about images without a key, about other training runs, or about prompts other than the "
         "record's own.",
     ]
