@@ -5,12 +5,12 @@ that send the tokens to be erased where those of a guide went, and change as lit
 Cost: one linear system of the size of a token for each matrix; no images, no training.
 
 Source:
-    R. Gandikota, H. Orgad, Y. Belinkov, J. Materzynska, D. Bau, "Unified Concept Editing in Diffusion Models", WACV,
-    2024, https://arxiv.org/abs/2308.14761. Implemented: the closed form of erasing and preserving (equation 7).
+    R. Gandikota, H. Orgad, Y. Belinkov, J. Materzyńska, D. Bau, "Unified Concept Editing in Diffusion Models", WACV,
+    2024, https://arxiv.org/abs/2308.14761. Implemented: the closed form of erasing and preserving.
 
 Deviations:
-    - Weights of the three terms and ``lam`` are those of the authors' present code, as the specification has them; an
-      earlier release had a ``lam`` of 0.1.
+    - The paper's form has neither ``lam`` nor weights of its terms; they and their defaults are those of the authors'
+      later code, and an earlier release had a ``lam`` of 0.1. Without it few captions do not determine the matrices.
     - ``tokens="all"`` pairs the tokens of both captions position by position, the end and padding among them, since in
       encoders without a mask these carry the concept, too.
     - Captions are not multiplied by templates: give them. Debiasing, which iterates the same form, is left out.
@@ -32,7 +32,7 @@ __all__ = ["UCE", "uce_solve"]
 
 PAPER = Paper(
     title="Unified Concept Editing in Diffusion Models",
-    authors=("Rohit Gandikota", "Hadas Orgad", "Yonatan Belinkov", "Joanna Materzynska", "David Bau"),
+    authors=("Rohit Gandikota", "Hadas Orgad", "Yonatan Belinkov", "Joanna Materzyńska", "David Bau"),
     year=2024,
     url="https://arxiv.org/abs/2308.14761",
     provides={"UCE": "unlearner", "uce_solve": "function"},
@@ -54,7 +54,7 @@ def uce_solve(
     """Compute the matrix W' that is least in a sum of squares: erased tokens go where guides went, the rest stays.
 
     That is s_e sum |W' c - W g|^2 + s_p sum |W' p - W p|^2 + lam |W' - W|^2, whose minimiser is
-    [lam W + s_e sum W g c^T + s_p sum W p p^T] [lam I + s_e sum c c^T + s_p sum p p^T]^-1 (equation 7).
+    [lam W + s_e sum W g c^T + s_p sum W p p^T] [lam I + s_e sum c c^T + s_p sum p p^T]^-1.
 
     Args:
         weight: W, (outputs, dim).
