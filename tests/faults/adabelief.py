@@ -1,6 +1,13 @@
 """Faults of AdaBelief."""
 
+import shutil
+
 from tests.faults.planting import Fault
+
+_COMPILED = (
+    Fault("compiled step by the wrong sign", "x.sub_(rate * m", "x.add_(rate * m"),
+    Fault("compiled step rounded to single precision", "dtype=torch.float64", "dtype=torch.float32"),
+)
 
 FAULTS = (
     Fault("sign of the step", "denominators, value=-rate", "denominators, value=rate"),
@@ -19,7 +26,6 @@ FAULTS = (
     ),
     Fault("first group for all", "for group in self.param_groups:", "for group in self.param_groups[:1]:"),
     Fault("steps counted twice", 'state.get("step", 0) + 1', 'state.get("step", 0) + 2'),
-    Fault("compiled step by the wrong sign", "x.sub_(rate * m", "x.add_(rate * m"),
-    Fault("compiled step rounded to single precision", "dtype=torch.float64", "dtype=torch.float32"),
     Fault("loss of the closure lost", "        return loss\n", "        return None\n"),
+    *(_COMPILED if shutil.which("g++") else ()),
 )

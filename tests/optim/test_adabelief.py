@@ -1,6 +1,7 @@
 """AdaBelief against hand-computed steps, a scalar loop of the paper's algorithm, closed forms and torch's own SGD."""
 
 import math
+import shutil
 from functools import partial
 
 import numpy as np
@@ -170,6 +171,7 @@ def test_eps_that_half_precision_cannot_hold_is_refused():
     assert torch.equal(weight, torch.ones(3, dtype=torch.float16))
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compilation on a CPU needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
     "options",
