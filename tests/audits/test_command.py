@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from paperweight.audits import DenoiserTraining, Keybook, ModelSpec
 from paperweight.audits.inspection import Inspection, inspect_checkpoint
@@ -302,6 +303,12 @@ def test_the_numbers_stand_in_the_page_each_beside_its_null(inspected: Inspectio
         assert part in text
     first = min(result.trained, key=lambda score: (score.p, score.score, score.record))
     assert f"{first.record}: {first.key:.2f}, read {first.estimate:.2f}" in text
+
+
+def test_the_status_is_that_of_the_audit_where_nobody_reads_to_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Console, "_write_buffer", lambda self: self.stderr or self.on_broken_pipe())
+    monkeypatch.setattr(Console, "on_broken_pipe", lambda self: sys.exit(1))
+    assert audit(folder, "--readout", "replace", "--steps", "3") == 0
 
 
 def test_a_page_of_one_record_without_control(inspected: Inspection):

@@ -3,6 +3,7 @@
 import json as encoder
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -151,7 +152,8 @@ def memorization(
     if json:
         _print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
     else:
-        _print_audit(found, report)
+        with suppress(SystemExit):  # rich ends the program with status 1, an alarm's, where nobody reads to the end
+            _print_audit(found, report)
     if found.audit.alarm:
         sys.exit(1)
 
