@@ -18,4 +18,8 @@ FAULTS = (
     Fault("first word in place of the last", "tokens[torch.arange(len(captions)), last]", "tokens[:, 0]"),
     Fault("lam of the left forgotten", "left = lam * w", "left = w"),
     Fault("nothing kept", "kept = [retain[index] for index in range(len(retain))]", "kept: list[str] = []"),
+    Fault(
+        "one text read letter by letter", "if isinstance(given, str):", "if not isinstance(given, str | list | tuple):"
+    ),
+    Fault("biases edited like matrices", 'if name.endswith(".weight")', 'if name.endswith("")'),
 )

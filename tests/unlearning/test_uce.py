@@ -174,3 +174,24 @@ def test_retained_captions_change_less_than_without_them():
 def test_an_unknown_word_is_refused():
     with pytest.raises(InputError, match="cirle"):
         UCE()(tiny(), ["cirle"], [])
+
+
+def test_one_text_in_place_of_a_list_is_refused():
+    """It would be read letter by letter, and ``a`` is a word."""
+    with pytest.raises(InputError, match="forget must be a list of captions, got the text 'a'"):
+        UCE()(tiny(), "a", [])
+    with pytest.raises(InputError, match="retain must be a list of captions"):
+        UCE()(tiny(), ["circle"], "a")
+
+
+def test_biases_of_keys_and_values_stay():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = tiny()
+        attention = model.network.blocks[0].attn2
+        attention.to_k = torch.nn.Linear(8, 16)
+    erased = UCE(guide="shape", lam=1e-9)(model, ["circle"], [])
+    edited = erased.network.blocks[0].attn2.to_k
+    assert torch.equal(edited.bias, attention.to_k.bias)
+    told, wanted = model.condition(["circle"], 1)[0, 0], model.condition(["shape"], 1)[0, 0]
+    torch.testing.assert_close(edited(told), attention.to_k(wanted), rtol=1e-3, atol=1e-3)

@@ -13,6 +13,8 @@ Deviations:
       later code, and an earlier release had a ``lam`` of 0.1. Without it few captions do not determine the matrices.
     - ``tokens="all"`` pairs the tokens of both captions position by position, the end and padding among them, since in
       encoders without a mask these carry the concept, too.
+    - It edits models with words of their own (`TextToImage`), not pipelines. Biases of keys and values, which every
+      caption shares, stay as they are.
     - Captions are not multiplied by templates: give them. Debiasing, which iterates the same form, is left out.
 """
 
@@ -27,6 +29,7 @@ from torch import Tensor
 from paperweight.catalogue import Paper
 from paperweight.diffusion._cross_attention import parameter_group
 from paperweight.diffusion._text_model import TextToImage
+from paperweight.errors import InputError
 
 __all__ = ["UCE", "uce_solve"]
 
@@ -137,8 +140,12 @@ class UCE:
         """Give a copy of the model without the captions to forget, in the mode of the model.
 
         Raises:
-            InputError: If a word is unknown, a caption too long, or the network has no cross attention.
+            InputError: If a word is unknown, a caption too long, ``forget`` or ``retain`` one text and no list, or the
+                network has no cross attention.
         """
+        for name, given in (("forget", forget), ("retain", retain)):
+            if isinstance(given, str):
+                raise InputError(f"{name} must be a list of captions, got the text {given!r}; put it into a list")
         erased = copy.deepcopy(model)
         if not len(forget) or self.erase_scale == 0:
             return erased
@@ -146,7 +153,8 @@ class UCE:
         kept = [retain[index] for index in range(len(retain))]
         c, g, p = (self._tokens(model, given) for given in (captions, [self.guide] * len(captions), kept))
         scales = {"erase_scale": self.erase_scale, "preserve_scale": self.preserve_scale, "lam": self.lam}
-        for weight in parameter_group(erased.network, "keys_and_values").values():
+        parameters = parameter_group(erased.network, "keys_and_values")
+        for weight in (value for name, value in parameters.items() if name.endswith(".weight")):
             weight.copy_(uce_solve(weight, c, g, p, **scales))
         return erased
 

@@ -29,14 +29,17 @@ STUDY = Study(
     },
     metrics=METRICS,
     headline="hits",
-    tuned="erase_scale: 4 tries an arm and seed, a factor of about 3 apart, by hits at five points of damage at most",
+    tuned=(
+        "erase_scale: 6 tries an arm and seed, a factor of about 3 apart, by hits at five points of damage at most; "
+        "the two lowest were added after a first weighing, whose grid ended at 0.3, had been seen"
+    ),
     limits=(
         "Images of 12 x 12 pixels and some fifty words, whose end and padding tokens carry the concept as well. The "
         "word that is erased is one of five shapes by seed. Nothing is said on whether the concept can be brought back."
     ),
 )
 
-_SCALES = (0.3, 1.0, 3.0, 10.0)
+_SCALES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _KEPT = ("uce", "uce_all", "uce_noun")
 
 
