@@ -111,7 +111,7 @@ def weigh(
     data: str | None = None,
     network: str | None = None,
     budget: Literal["smoke", "desk", "gpu"] = "desk",
-    seeds: int = 8,
+    seeds: int | None = None,
     arms: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     jobs: int | None = None,
     device: str | None = None,
@@ -130,7 +130,7 @@ def weigh(
             the name of a set under PAPERWEIGHT_DATA.
         network: Your network in place of the study's, as package.module:factory.
         budget: How much to compute: smoke takes seconds, desk minutes on two cores, gpu one large GPU.
-        seeds: Number of pairs; below 6 no verdict is possible.
+        seeds: Number of pairs; below 6 no verdict is possible. Where left out 8, or as many more as so many arms need.
         arms: Arms to run beside the baseline; all where left out.
         jobs: Worker processes; as many as there are cores where left out.
         device: cpu or cuda.

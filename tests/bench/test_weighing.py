@@ -317,6 +317,19 @@ def test_a_changed_study_is_run_again_in_the_same_process(tmp_path: Path, ran: l
     assert len(ran) == 4
 
 
+@pytest.mark.parametrize(("arms", "pairs"), [(2, 8), (7, 8), (9, 9)])
+def test_left_out_there_are_as_many_pairs_as_the_test_needs_for_so_many_arms(
+    tmp_path: Path, ran: list[TrialSpec], arms: int, pairs: int
+) -> None:
+    body = """
+        def run(arm: str, setting: Setting) -> Outcome:
+            return Outcome(metrics={"score": 1.0, "loss": 0.0})
+    """
+    study = write(tmp_path / "many.py", body, tuple(f"arm_{number}" for number in range(arms)))
+    found = weigh(study, budget="smoke", out=None)
+    assert (found.seeds, len(ran)) == (pairs, pairs * arms)
+
+
 # --- one trial, in this process ------------------------------------------------------------------------------------
 
 

@@ -312,7 +312,7 @@ def weigh(
     data: str | Path | None = None,
     network: str | None = None,
     budget: Budget = "desk",
-    seeds: int = DEFAULT_SEEDS,
+    seeds: int | None = None,
     arms: Sequence[str] | None = None,
     jobs: int | None = None,
     device: str | None = None,
@@ -329,7 +329,8 @@ def weigh(
         data: The user's data in place of the study's default: a path, or the name of a known set.
         network: The user's network as ``package.module:factory``, called with input shape and number of classes.
         budget: ``"smoke"`` (seconds), ``"desk"`` (minutes on two cores) or ``"gpu"``.
-        seeds: Number of pairs, at least 1; below 6 no verdict is possible.
+        seeds: Number of pairs, at least 1; below 6 no verdict is possible. Where left out 8, or as many more as
+            so many arms need.
         arms: Arms to run beside the baseline; all where left out.
         jobs: Number of worker processes; the number of cores where left out, 1 on a GPU.
         device: Where to compute; a GPU for the ``gpu`` budget, otherwise the CPU, where left out.
@@ -351,12 +352,14 @@ def weigh(
         ...
         paperweight.errors.InputError: seeds must be at least 1, got 0; 8 is the default
     """
-    if seeds < 1:
+    if seeds is not None and seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds}; {DEFAULT_SEEDS} is the default")
     if budget not in BUDGETS:
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}; got {budget!r}")
     loaded = load_study(study)
     chosen = _chosen_arms(loaded, arms)
+    if seeds is None:
+        seeds = max(DEFAULT_SEEDS, pairs_needed(len(chosen) - 1))
     device = _device(device, budget)
     code = loaded.code() | ({} if network is None else {"network": object_hash(network, "network")})
     data_hash = "" if data is None else source_hash(data)
