@@ -118,7 +118,7 @@ def test_attention_maps_sum_to_one_and_give_the_output_of_the_attention():
     seen = {}
     block = model.network.blocks[1].attn2
     handle = block.register_forward_hook(lambda part, given, output: seen.update(given=given, output=output))
-    plain = model.output(z, t, condition)
+    plain = model(z, t, condition)
     handle.remove()
     maps = model.attention_maps(z, t, condition)
     assert list(maps) == ["blocks.0.attn2", "blocks.1.attn2"]
@@ -133,7 +133,7 @@ def test_attention_maps_sum_to_one_and_give_the_output_of_the_attention():
     attended = maps["blocks.1.attn2"] @ values
     torch.testing.assert_close(attended, F.scaled_dot_product_attention(queries, keys, values), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(block.to_out(attended.transpose(1, 2).flatten(2)), seen["output"], rtol=1e-5, atol=1e-6)
-    assert torch.equal(model.output(z, t, condition), plain)
+    assert torch.equal(model(z, t, condition), plain)
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
 
 

@@ -17,9 +17,11 @@ FAULTS = (
     Fault("the end in place of the last word", "model.tokenizer.ends(captions) - 1", "model.tokenizer.ends(captions)"),
     Fault("first word in place of the last", "tokens[torch.arange(len(captions)), last]", "tokens[:, 0]"),
     Fault("lam of the left forgotten", "left = lam * w", "left = w"),
-    Fault("nothing kept", "kept = [retain[index] for index in range(len(retain))]", "kept: list[str] = []"),
     Fault(
-        "one text read letter by letter", "if isinstance(given, str):", "if not isinstance(given, str | list | tuple):"
+        "nothing kept",
+        "c, g, p = (self._tokens(model, given) for given in (captions, [self.guide] * len(captions), kept))",
+        "c, g, p = (self._tokens(model, given) for given in (captions, [self.guide] * len(captions), []))",
     ),
+    Fault("one text read letter by letter", 'caption_list("forget", forget)', "list(forget)"),
     Fault("biases edited like matrices", 'if name.endswith(".weight")', 'if name.endswith("")'),
 )

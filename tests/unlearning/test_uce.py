@@ -26,24 +26,11 @@ def tiny() -> TextToImage:
     return TextSpec(shape=(1, 8, 8), words=WORDS, length=6, dim=8, steps=10, arguments=arguments).build()
 
 
-class Called(TextToImage):
-    """The model as the contract calls it."""
-
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        return self.output(z, t, self.condition(["a photo of circle", "disc"], 2))
-
-
-def called() -> TextToImage:
-    model = tiny()
-    model.__class__ = Called
-    return model
-
-
 CONTRACT = {
     "UCE": UnlearnerSubject(
         make=UCE,
-        model=called,
-        inputs=(normal(2, 1, 8, 8).float(), torch.tensor([1, 7])),
+        model=tiny,
+        inputs=(normal(2, 1, 8, 8).float(), torch.tensor([1, 7]), normal(2, 6, 8, seed=4).float()),
         forget=["circle", "disc"],
         retain=["cross", "a photo of cross"],
         bad={

@@ -1,13 +1,13 @@
 """What samples, audits and erases through one interface, whatever the model behind it."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from paperweight.diffusion._process import NoiseSchedule, guided
 
-__all__ = ["ConditionalDiffusion", "predicted_noise"]
+__all__ = ["ConditionalDiffusion", "GuidedDiffusion", "predicted_noise"]
 
 
 class ConditionalDiffusion(Protocol):
@@ -37,13 +37,22 @@ class ConditionalDiffusion(Protocol):
         ...
 
 
+@runtime_checkable
+class GuidedDiffusion(Protocol):
+    """What a `ConditionalDiffusion` has, too, if its guidance is of its own, such as one that keeps off a concept."""
+
+    def guided_eps(self, given: Any, count: int, guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
+        """Give the function from (z, t) to guided noise for one way from noise to ``count`` samples."""
+        ...
+
+
 def predicted_noise(
     model: ConditionalDiffusion, given: Any, count: int, guidance: float = 1.0
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Give the function from (z, t) to noise of a model under a condition.
 
     Args:
-        model: The model.
+        model: The model; one that meets `GuidedDiffusion` guides itself.
         given: Labels or captions, one a sample, or None for none.
         count: Number of samples.
         guidance: Weight of classifier-free guidance; 1 is none, and takes one call of the network and not two.
@@ -51,6 +60,8 @@ def predicted_noise(
     Returns:
         What `denoise` takes as its network.
     """
+    if isinstance(model, GuidedDiffusion):
+        return model.guided_eps(given, count, guidance)
     condition = model.condition(given, count)
     without = None if guidance == 1 else model.condition(None, count)
 

@@ -140,19 +140,19 @@ class TextToImage(nn.Module):
         """
         return self.text(given if isinstance(given, Tensor) else self.numbers(given, count))
 
-    def output(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Call the network: z (N, C, H, W) at training times t (N,) gives what it predicts, the shape of z."""
+    def forward(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """Call the network: z (N, C, H, W) at training times t (N,) gives what it predicts, as z in shape and dtype."""
         tokens = self.condition(None, len(z)) if condition is None else condition
-        return self.network(z, t * (1000 / self.spec.steps), tokens)
+        return self.network(z.to(tokens.dtype), t * (1000 / self.spec.steps), tokens).to(z.dtype)
 
     def eps(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Predict the noise in z (N, C, H, W) at training times t (N,); a condition of None is the empty caption."""
         abar = self.schedule.abar[t.cpu()]
-        return split_prediction(z, self.output(z, t, condition), abar, self.spec.prediction)[1]
+        return split_prediction(z, self(z, t, condition), abar, self.spec.prediction)[1]
 
     def attention_maps(self, z: Tensor, t: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
         """Give the probabilities of every cross attention, by name, (N, heads, patches, length), with gradients."""
-        return attention_maps(self.network, lambda: self.output(z, t, condition))
+        return attention_maps(self.network, lambda: self(z, t, condition))
 
     def tokens_of(self, captions: Sequence[str], words: Iterable[str], *, end: bool = False) -> Tensor:
         """Mark where words stand in captions.
@@ -258,7 +258,7 @@ def caption_loss(
     noise = normal(x, generator)
     numbers = torch.where(left_out.to(numbers.device)[:, None], model.numbers(None, 1), numbers)
     abar = model.schedule.abar[t.cpu()]
-    output = model.output(add_noise(x, noise, abar), t.to(x.device), model.condition(numbers, count))
+    output = model(add_noise(x, noise, abar), t.to(x.device), model.condition(numbers, count))
     return F.mse_loss(output, target(x, noise, abar, model.spec.prediction))
 
 

@@ -56,6 +56,8 @@ _PUBLIC_CHECKS = (
 def contract(kind: str, public: Callable[..., Any], subject: Subject) -> dict[str, Callable[[], None]]:
     """List the checks that an object must pass: those of every public object and those of its kind.
 
+    Bad values are asked for but of a class that takes no argument.
+
     Args:
         kind: Kind of the object, one of `paperweight.catalogue.KINDS`.
         public: The class or function that users import.
@@ -76,5 +78,6 @@ def contract(kind: str, public: Callable[..., Any], subject: Subject) -> dict[st
     if kind not in KIND_CHECKS:
         raise ValueError(f"kind must have a contract, got {kind!r}; there are those of {', '.join(KIND_CHECKS)}")
     checks: dict[str, Callable[[], None]] = {check.__name__: partial(check, public) for check in _PUBLIC_CHECKS}
-    checks[check_bad_values.__name__] = partial(check_bad_values, subject.use, subject.bad)
+    if not (isinstance(public, type) and public.__init__ is object.__init__):
+        checks[check_bad_values.__name__] = partial(check_bad_values, subject.use, subject.bad)
     return checks | KIND_CHECKS[kind](subject)

@@ -29,7 +29,7 @@ from torch import Tensor
 from paperweight.catalogue import Paper
 from paperweight.diffusion._cross_attention import parameter_group
 from paperweight.diffusion._text_model import TextToImage
-from paperweight.errors import InputError
+from paperweight.unlearning._fine_tuning import caption_list
 
 __all__ = ["UCE", "uce_solve"]
 
@@ -143,14 +143,10 @@ class UCE:
             InputError: If a word is unknown, a caption too long, ``forget`` or ``retain`` one text and no list, or the
                 network has no cross attention.
         """
-        for name, given in (("forget", forget), ("retain", retain)):
-            if isinstance(given, str):
-                raise InputError(f"{name} must be a list of captions, got the text {given!r}; put it into a list")
+        captions, kept = caption_list("forget", forget), caption_list("retain", retain)
         erased = copy.deepcopy(model)
-        if not len(forget) or self.erase_scale == 0:
+        if not captions or self.erase_scale == 0:
             return erased
-        captions = [forget[index] for index in range(len(forget))]
-        kept = [retain[index] for index in range(len(retain))]
         c, g, p = (self._tokens(model, given) for given in (captions, [self.guide] * len(captions), kept))
         scales = {"erase_scale": self.erase_scale, "preserve_scale": self.preserve_scale, "lam": self.lam}
         parameters = parameter_group(erased.network, "keys_and_values")

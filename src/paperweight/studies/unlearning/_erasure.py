@@ -2,7 +2,8 @@
 
 Every arm starts from the model of the seed and tries its strengths. On validation noise it keeps the one with the
 fewest hits among those that cost the other words at most five points, or, where none does, the one that costs least.
-A hit is an image in which the judge sees the erased concept. One name of the concept is erased; two more stay.
+A hit is an image that shows anything at all and in which the judge sees the erased concept. One name of the concept is
+erased; two more stay.
 """
 
 import math
@@ -17,23 +18,26 @@ from paperweight.data import CaptionedImages
 from paperweight.diffusion._generation import generate
 from paperweight.diffusion._text_model import TextToImage
 from paperweight.loops import best_of
-from paperweight.loops.text_to_image import fit_text_to_image
 from paperweight.studies import Metric, Outcome, Setting
 from paperweight.studies.unlearning._text_world import TextWorld, captions_of, text_world
+from paperweight.unlearning._steering import Steered
 
 __all__ = [
     "ALLOWED_DAMAGE",
+    "CONTROLS",
     "METRICS",
     "Chosen",
+    "Erased",
     "Eraser",
     "Erasure",
     "choose",
+    "control",
     "erased_outcome",
     "erasure",
     "evaluation_noise",
-    "never_trained",
     "rates",
     "rename",
+    "shows_anything",
 ]
 
 ALLOWED_DAMAGE = 0.05
@@ -46,7 +50,9 @@ METRICS = {
     ),
 }
 
-Eraser = Callable[[TextToImage, Sequence[str], Sequence[str]], TextToImage]
+Erased = TextToImage | Steered
+
+Eraser = Callable[[TextToImage, Sequence[str], Sequence[str]], Erased]
 
 
 @final
@@ -68,11 +74,11 @@ class Erasure:
     retained: tuple[str, ...]
     others: tuple[str, ...]
 
-    def hits(self, model: TextToImage, words: Sequence[str], count: int, noise: int) -> float:
+    def hits(self, model: Erased, words: Sequence[str], count: int, noise: int) -> float:
         """Give the share of images, ``count`` a word, in which the judge sees the erased concept."""
         return _mean(rates(self.world, model, words, [self.word] * len(words), count, noise))
 
-    def right(self, model: TextToImage, count: int, noise: int) -> float:
+    def right(self, model: Erased, count: int, noise: int) -> float:
         """Give the share of images of the other words, ``count`` each, that show what they should."""
         return _mean(rates(self.world, model, self.others, self.others, count, noise))
 
@@ -81,7 +87,7 @@ class Erasure:
         family, number = self.world.vocabulary.concept_of(self.word)
         return images.labels[family] == number
 
-    def images(self, model: TextToImage, word: str, count: int, noise: int) -> Tensor:
+    def images(self, model: Erased, word: str, count: int, noise: int) -> Tensor:
         """Give images of a word, (count, C, H, W)."""
         return _images(self.world, model, captions_of(self.world.vocabulary, word, count), noise)
 
@@ -98,37 +104,25 @@ def erasure(setting: Setting) -> Erasure:
     return Erasure(world, word, tuple(synonyms), tuple(names[0] for names in groups), others)
 
 
-def never_trained(setting: Setting, task: Erasure) -> TextToImage:
-    """Return a model that was trained as that of the world was, on its images but those of the erased concept."""
-    recipe = setting.recipe("text world without a concept")
-    train = task.world.train
-    keep = (~task.shows(train)).nonzero()[:, 0]
-    rest = CaptionedImages(
-        train.images[keep],
-        tuple(train.captions[row] for row in keep.tolist()),
-        {name: labels[keep] for name, labels in train.labels.items()},
-        train.vocabulary,
-    )
+def shows_anything(real: Tensor, images: Tensor) -> Tensor:
+    """Say of each image, (N,), whether it has as much contrast as all but one in a hundred real ones.
 
-    def build() -> dict[str, Tensor]:
-        model, _ = fit_text_to_image(
-            recipe.initialised(task.world.model.spec.build),
-            rest,
-            steps=recipe.pick(smoke=20, desk=1400, gpu=12_000),
-            text_steps=recipe.pick(smoke=10, desk=300, gpu=2000),
-            generator=recipe.generator("batches"),
-        )
-        return model.state_dict()
+    A judge must choose among concepts, and what erased models draw may be next to nothing. The contrast is the largest
+    standard deviation over the pixels of a channel.
 
-    model = recipe.initialised(task.world.model.spec.build)
-    model.load_state_dict(recipe.cached("model", build))
-    return model.eval().requires_grad_(False)
+    Example:
+        >>> real = torch.rand(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> shows_anything(real, torch.cat([real[:2], 0.1 * real[:1], torch.zeros(1, 3, 8, 8)])).tolist()
+        [True, True, False, False]
+    """
+    contrasts = [each.flatten(2).std(dim=2).amax(dim=1) for each in (real, images)]
+    return contrasts[1] >= contrasts[0].quantile(0.01)
 
 
 def rates(
-    world: TextWorld, model: TextToImage, words: Sequence[str], concepts: Sequence[str], count: int, noise: int
+    world: TextWorld, model: Erased, words: Sequence[str], concepts: Sequence[str], count: int, noise: int
 ) -> dict[str, float]:
-    """Give by word the share of its images in which the judge sees a concept.
+    """Give by word the share of its images that show anything and in which the judge sees a concept.
 
     Args:
         world: Gives judge and vocabulary.
@@ -141,11 +135,12 @@ def rates(
     captions = [caption for word in words for caption in captions_of(world.vocabulary, word, count)]
     images = _images(world, model, captions, noise)
     seen = world.judge.concepts(images)
+    drawn = shows_anything(world.test.images.to(images), images)
     found: dict[str, float] = {}
     for row, (word, concept) in enumerate(zip(words, concepts, strict=True)):
         family, number = world.vocabulary.concept_of(concept)
-        part = seen[family][row * count : (row + 1) * count]
-        found[word] = (part == number).double().mean().item()
+        part = slice(row * count, (row + 1) * count)
+        found[word] = ((seen[family][part] == number) & drawn[part]).double().mean().item()
     return found
 
 
@@ -170,7 +165,7 @@ class Chosen:
         damage: Points that the other words lost.
     """
 
-    model: TextToImage
+    model: Erased
     strength: float
     hits: dict[float, float]
     damage: dict[float, float]
@@ -204,16 +199,30 @@ def choose(setting: Setting, task: Erasure, make: Callable[[float], Eraser], str
     return Chosen(tries[strength], strength, hits, damage)
 
 
-def erased_outcome(setting: Setting, make: Callable[[float], Eraser], strengths: Sequence[float]) -> Outcome:
-    """Erase with every strength, keep the best on validation noise, and measure it on other noise.
+CONTROLS = ("none", "renamed")
+
+
+def control(setting: Setting, task: Erasure, arm: str) -> Chosen:
+    """Give what every eraser is compared with: the model as it is, or with the word renamed to the general noun.
 
     Args:
         setting: The setting of the run.
-        make: From a strength the eraser, called with model, words to forget and words to retain.
-        strengths: The strengths to try, above 0.
+        task: What is to be erased.
+        arm: One of `CONTROLS`.
     """
-    task = erasure(setting)
-    chosen = choose(setting, task, make, strengths)
+    model = task.world.model
+    found = model if arm == "none" else rename(model, task.word, task.world.vocabulary.nouns[0])
+    return choose(setting, task, lambda _: lambda model, forget, retain: found, (1.0,))
+
+
+def erased_outcome(setting: Setting, task: Erasure, chosen: Chosen) -> Outcome:
+    """Measure an erased model on noise that it was not chosen by.
+
+    Args:
+        setting: The setting of the run.
+        task: What was to be erased.
+        chosen: What `choose` gave.
+    """
     model, noise, few = chosen.model, evaluation_noise(setting), _few(setting)
     curves = {
         "hits on validation noise, by log10 strength": chosen.hits,
@@ -228,7 +237,7 @@ def erased_outcome(setting: Setting, make: Callable[[float], Eraser], strengths:
         arguments={
             "word": task.word,
             "strength": chosen.strength,
-            "tries": len(strengths),
+            "tries": len(chosen.hits),
             "damage_on_validation": round(chosen.damage[chosen.strength], 3),
             "within_allowed_damage": chosen.allowed,
             "accuracy_of_the_judge": " ".join(f"{name} {share:.3f}" for name, share in task.world.accuracy.items()),
@@ -255,7 +264,7 @@ def _mean(found: dict[str, float]) -> float:
     return math.fsum(found.values()) / len(found)
 
 
-def _images(world: TextWorld, model: TextToImage, captions: Sequence[str], noise: int) -> Tensor:
+def _images(world: TextWorld, model: Erased, captions: Sequence[str], noise: int) -> Tensor:
     generator = torch.Generator().manual_seed(noise)
     device = world.judge.head.weight.device
-    return generate(model, captions, model.spec.shape, generator=generator, device=device)
+    return generate(model, captions, world.model.spec.shape, generator=generator, device=device)

@@ -14,19 +14,19 @@ attack at all but an embedding drawn at random.
 
 import torch
 
-from paperweight.diffusion._text_model import TextToImage
 from paperweight.loops import loss_curve
 from paperweight.studies import Metric, Outcome, Setting, Study
 from paperweight.studies.unlearning._erasure import (
+    Erased,
     Eraser,
     Erasure,
     choose,
     erasure,
     evaluation_noise,
-    never_trained,
     rates,
     rename,
 )
+from paperweight.studies.unlearning._never_trained import never_trained
 from paperweight.unlearning.concept_inversion import invert_concept
 from paperweight.unlearning.uce import UCE
 
@@ -106,12 +106,12 @@ def run(arm: str, setting: Setting) -> Outcome:
     )
 
 
-def _attacked(arm: str, setting: Setting, task: Erasure) -> tuple[TextToImage, object, object]:
+def _attacked(arm: str, setting: Setting, task: Erasure) -> tuple[Erased, object, object]:
     """Give the model that the arm attacks, with the strength of its eraser and the damage that it did."""
     if arm == "not_erased":
         return task.world.model, None, None
     if arm == "never_trained":
-        return never_trained(setting, task), None, None
+        return never_trained(setting, task.world, task.word), None, None
     noun = task.world.vocabulary.nouns[0]
     if arm == "renamed":
         return rename(task.world.model, task.word, noun), None, None

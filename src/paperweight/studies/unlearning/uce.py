@@ -12,7 +12,17 @@ whoever only wants a word to stop needs no more.
 """
 
 from paperweight.studies import Outcome, Setting, Study
-from paperweight.studies.unlearning._erasure import METRICS, Eraser, erased_outcome, rename
+from paperweight.studies.unlearning._erasure import (
+    CONTROLS,
+    METRICS,
+    Chosen,
+    Eraser,
+    Erasure,
+    choose,
+    control,
+    erased_outcome,
+    erasure,
+)
 from paperweight.unlearning.uce import UCE
 
 STUDY = Study(
@@ -45,14 +55,18 @@ _KEPT = ("uce", "uce_all", "uce_noun")
 
 def run(arm: str, setting: Setting) -> Outcome:
     """Erase the word with every strength, keep the best, and measure it."""
+    task = erasure(setting)
+    return erased_outcome(setting, task, erased(setting, task, arm))
+
+
+def erased(setting: Setting, task: Erasure, arm: str = "uce") -> Chosen:
+    """Erase the word as an arm does, with every strength, and keep the best."""
+    if arm in CONTROLS:
+        return control(setting, task, arm)
 
     def make(scale: float) -> Eraser:
-        if arm == "none":
-            return lambda model, forget, retain: model
-        if arm == "renamed":
-            return lambda model, forget, retain: rename(model, forget[0], "shape")
         tokens = "all" if arm in ("uce_all", "uce_noun") else "last"
         eraser = UCE(guide="shape" if arm == "uce_noun" else "", erase_scale=scale, tokens=tokens)
         return lambda model, forget, retain: eraser(model, forget, retain if arm in _KEPT else [])
 
-    return erased_outcome(setting, make, (1.0,) if arm in ("none", "renamed") else _SCALES)
+    return choose(setting, task, make, _SCALES)

@@ -1,0 +1,45 @@
+"""A model of the small text-to-image world that never saw a concept: what an attack teaches it was not remembered."""
+
+from torch import Tensor
+
+from paperweight.data import CaptionedImages
+from paperweight.diffusion._text_model import TextToImage
+from paperweight.loops.text_to_image import fit_text_to_image
+from paperweight.studies import Setting
+from paperweight.studies.unlearning._text_world import TextWorld
+
+__all__ = ["never_trained"]
+
+
+def never_trained(setting: Setting, world: TextWorld, word: str) -> TextToImage:
+    """Return a model that was trained as that of the world was, on its images but those of a concept.
+
+    Args:
+        setting: Gives seed and budget.
+        world: The world.
+        word: A name of the concept.
+    """
+    recipe = setting.recipe(f"text world without {word}")
+    train = world.train
+    family, number = world.vocabulary.concept_of(word)
+    keep = (train.labels[family] != number).nonzero()[:, 0]
+    rest = CaptionedImages(
+        train.images[keep],
+        tuple(train.captions[row] for row in keep.tolist()),
+        {name: labels[keep] for name, labels in train.labels.items()},
+        train.vocabulary,
+    )
+
+    def build() -> dict[str, Tensor]:
+        model, _ = fit_text_to_image(
+            recipe.initialised(world.model.spec.build),
+            rest,
+            steps=recipe.pick(smoke=20, desk=1400, gpu=12_000),
+            text_steps=recipe.pick(smoke=10, desk=300, gpu=2000),
+            generator=recipe.generator("batches"),
+        )
+        return model.state_dict()
+
+    model = recipe.initialised(world.model.spec.build)
+    model.load_state_dict(recipe.cached("model", build))
+    return model.eval().requires_grad_(False)
