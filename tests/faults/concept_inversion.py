@@ -10,9 +10,24 @@ FAULTS = (
     ),
     Fault("aims at the concept without guidance", "guided(concept, without, guidance))", "concept)"),
     Fault("noise as the target of every model", "target(x, noise, abar, copy.spec.prediction)", "noise"),
-    Fault("output taken for noise", "abar, copy.spec.prediction)[1]", 'abar, "eps")[1]'),
-    Fault("data in the place of noise", "copy.spec.prediction)[1]", "copy.spec.prediction)[0]"),
-    Fault("images not scaled", "x = copy.encode(images[index])", "x = images[index]"),
+    Fault("momentum forgotten", "gamma, momentum = safety", "gamma, _ = safety"),
+    Fault("safety forgotten", "(given - without - gamma)", "(given - without)"),
+    Fault("times rise", "sort(dim=1, descending=True)", "sort(dim=1)"),
+    Fault("times one too late", "last[:, None] - span + order", "last[:, None] - span + 1 + order"),
+    Fault("one time twice", "(samples, span, generator", "(samples, count, generator"),
+    Fault(
+        "noise drawn anew",
+        "z, t = add_noise(x, noise, copy.schedule.abar[times.cpu()])",
+        "z, t = add_noise(x, normal(x, generator), copy.schedule.abar[times.cpu()])",
+    ),
+    Fault(
+        "kept off the new word",
+        "off, momentum = kept_off(len(x)), torch",
+        "off, momentum = tokens, torch",
+    ),
+    Fault(
+        "images not scaled", "x = copy.encode(images[index.to(images.device)])", "x = images[index.to(images.device)]"
+    ),
     Fault("batches from the global random state", "(batch_size,), generator=generator,", "(batch_size,),"),
     Fault("norm bounded from below", ".clamp(max=1)", ".clamp(min=1)"),
     Fault("norm of all vectors together", "new.norm(dim=1, keepdim=True)", "new.norm()"),
@@ -21,7 +36,7 @@ FAULTS = (
     Fault("words of before are lost", "torch.cat([rows[:before], new])", "new"),
     Fault(
         "empty caption forgotten",
-        "copy.eps(z, t, None), copy.eps(",
-        "copy.eps(z, t, copy.condition([negative] * len(x), len(x))), copy.eps(",
+        "predict(copy, z, t, None), predict",
+        "predict(copy, z, t, kept_off(len(x))), predict",
     ),
 )

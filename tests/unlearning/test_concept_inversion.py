@@ -11,7 +11,9 @@ from paperweight.diffusion._process import add_noise, guided
 from paperweight.diffusion._text_model import TextSpec, TextToImage
 from paperweight.errors import InputError
 from paperweight.testing import FunctionSubject
-from paperweight.unlearning.concept_inversion import invert_concept, negative_prompt_error
+from paperweight.unlearning.concept_inversion import InvertedConcept, invert_concept, negative_prompt_error
+from paperweight.unlearning.negative_prompt import NegativePrompt
+from paperweight.unlearning.safe_latent_diffusion import SafeLatentDiffusion
 
 WORDS = ("a", "photo", "of", "circle", "cross", "shape")
 
@@ -49,6 +51,9 @@ CONTRACT = {
             "largest_norm": (0.0,),
             "templates": ((), "{}", ("a circle",)),
             "images": (IMAGES[:0],),
+            "guidance": (0.0, math.inf),
+            "history": (0, 91),
+            "history_range": (34,),
         },
     ),
     "negative_prompt_error": FunctionSubject(
@@ -75,11 +80,12 @@ def test_a_prompt_that_is_the_negative_prompt_is_sampled_without_guidance():
         torch.testing.assert_close(guided(concept, concept, guidance), concept)
 
 
-@pytest.mark.parametrize("negative", [None, "circle"])
-def test_the_first_step_is_that_of_adam_on_a_loss_written_by_hand(negative: str | None):
+@pytest.mark.parametrize("attacked", ["weights", "negative prompt"])
+def test_the_first_step_is_that_of_adam_on_a_loss_written_by_hand(attacked: str):
     """At the first step AdamW moves each entry by the rate against the sign of its gradient, after the decay."""
-    found = invert(
-        generator=seeded(3), initial="cross", steps=1, batch_size=4, lr=0.01, weight_decay=0.1, negative=negative
+    model = MODEL if attacked == "weights" else NegativePrompt()(MODEL, ["circle"], [])
+    found = invert_concept(
+        model, IMAGES, generator=seeded(3), initial="cross", steps=1, batch_size=4, lr=0.01, weight_decay=0.1
     )
     generator = seeded(3)
     x = 2 * IMAGES[torch.randint(5, (4,), generator=generator)] - 1
@@ -88,23 +94,78 @@ def test_the_first_step_is_that_of_adam_on_a_loss_written_by_hand(negative: str 
     noise = torch.randn(x.shape, generator=generator)
     abar = MODEL.schedule.abar[t]
     z, share = add_noise(x, noise, abar), abar.float()[:, None, None, None]
-    start = MODEL.embedding_of("cross")
-    row = start.clone().requires_grad_()
-    table = torch.cat([MODEL.text.table.weight, row])
-    numbers = torch.tensor([[len(WORDS) + 2, 1, 0, 0, 0, 0, 0, 0]]).expand(4, -1)
-    tokens = MODEL.text.encode(table[numbers])
+    start, row, tokens = asked("cross", 4)
     output = MODEL.network(z, t * 50.0, tokens)
-    if negative is None:
+    if attacked == "weights":
         loss = (output - (share.sqrt() * noise - (1 - share).sqrt() * x)).square().mean()
     else:
-        without, concept = MODEL.eps(z, t, None), MODEL.eps(z, t, MODEL.condition([negative] * 4, 4))
-        own = (1 - share).sqrt() * z + share.sqrt() * output
-        loss = (concept + 7.5 * (own - concept) - without - 7.5 * (concept - without)).square().mean()
+        without, concept = MODEL(z, t, None), MODEL(z, t, MODEL.condition(["circle"] * 4, 4))
+        loss = (concept + 7.5 * (output - concept) - without - 7.5 * (concept - without)).square().mean()
+    check_first_step(found, loss, start, row)
+
+
+@pytest.mark.parametrize("momentum_scale", [0.0, 0.6])
+def test_the_first_step_against_safe_latent_diffusion_is_on_a_recursion_written_by_hand(momentum_scale: float):
+    numbers = {"safety_scale": 4.0, "threshold": 0.1, "momentum_scale": momentum_scale, "momentum_decay": 0.4}
+    steered = SafeLatentDiffusion(warmup=30, **numbers)(MODEL, ["circle"], [])
+    found = invert_concept(
+        steered, IMAGES, generator=seeded(3), initial="cross", steps=1, batch_size=2, lr=0.01, weight_decay=0.1,
+        guidance=3.0, history=3, history_range=5,
+    )  # fmt: skip
+    generator = seeded(3)
+    x = 2 * IMAGES[torch.randint(5, (2,), generator=generator)] - 1
+    torch.randint(1, (2,), generator=generator)
+    noise = torch.randn(x.shape, generator=generator)
+    last = torch.randint(5, 21, (2,), generator=generator)
+    picks = torch.rand(2, 5, generator=generator).argsort(dim=1)[:, :3]
+    times = [sorted((int(last[k]) - 5 + int(p) for p in picks[k]), reverse=True) for k in range(2)]
+    assert all(a > b > c for a, b, c in times)
+    start, row, tokens = asked("cross", 2)
+    nu, loss = torch.zeros_like(x), torch.zeros(())
+    for index in range(3):
+        t = torch.tensor([each[index] for each in times])
+        abar = MODEL.schedule.abar[t]
+        z, share = add_noise(x, noise, abar), abar.float()[:, None, None, None]
+        u, s = MODEL.eps(z, t, None), MODEL.eps(z, t, MODEL.condition(["circle"] * 2, 2))
+        p = MODEL.eps(z, t, tokens)
+        mu = torch.where(p - s >= 0.1, torch.zeros_like(p), (4.0 * (p - s).abs()).clamp(max=1))
+        gamma = mu * (s - u) + momentum_scale * nu
+        nu = 0.4 * nu + 0.6 * gamma
+        error = (u + 3.0 * (p - u - gamma)) - (u + 3.0 * (s - u))
+        loss = (error / share.sqrt()).square().mean()
+    check_first_step(found, loss, start, row)
+
+
+def asked(word: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the embedding of a word, a row with gradients that starts from it, and tokens of a caption of that row."""
+    start = MODEL.embedding_of(word)
+    row = start.clone().requires_grad_()
+    numbers = torch.tensor([[len(WORDS) + 2, 1, 0, 0, 0, 0, 0, 0]]).expand(count, -1)
+    return start, row, MODEL.text.encode(torch.cat([MODEL.text.table.weight, row])[numbers])
+
+
+def check_first_step(found: InvertedConcept, loss: Tensor, start: Tensor, row: Tensor) -> None:
     loss.backward()
     torch.testing.assert_close(found.losses, loss.detach()[None], rtol=1e-4, atol=1e-6)
     assert row.grad is not None
     expected = start * (1 - 0.01 * 0.1) - 0.01 * row.grad.sign()
     torch.testing.assert_close(found.embedding, expected, rtol=0, atol=1e-4)
+
+
+def test_a_history_that_the_model_does_not_have_is_refused():
+    steered = SafeLatentDiffusion()(MODEL, ["circle"], [])
+    with pytest.raises(ValueError, match="history_range must be at most the model's 20 training times, got 90"):
+        invert_concept(steered, IMAGES, steps=1, generator=seeded())
+
+
+def test_a_steered_model_stays_as_it_is():
+    steered = SafeLatentDiffusion()(MODEL, ["circle"], [])
+    state = {name: value.clone() for name, value in steered.state_dict().items()}
+    found = invert_concept(steered, IMAGES, steps=2, history=2, history_range=4, generator=seeded())
+    assert all(torch.equal(value, state[name]) for name, value in steered.state_dict().items())
+    told = steered.with_words({"<v>": found.embedding})
+    assert torch.equal(told.embedding_of("<v>"), found.embedding)
+    assert told.concept == "circle"
 
 
 def test_without_steps_the_new_word_is_the_one_it_starts_from():
