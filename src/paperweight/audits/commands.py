@@ -12,12 +12,13 @@ from cyclopts import App, Parameter
 from paperweight.errors import InputError
 
 if TYPE_CHECKING:
+    from paperweight.audits.erasure_inspection import ErasureInspection
     from paperweight.audits.inspection import Inspection
     from paperweight.audits.planting import Planting
 
 __all__ = ["audit", "plant"]
 
-audit = App(name="audit", help="Audit what a trained image generator memorised.", help_format="plaintext")
+audit = App(name="audit", help="Audit what a trained image generator memorised or forgot.", help_format="plaintext")
 
 
 def plant(
@@ -158,6 +159,92 @@ def memorization(
         sys.exit(1)
 
 
+@audit.command
+def erasure(
+    checkpoint: Path,
+    *,
+    concept: str,
+    before: Path,
+    data: str,
+    control: Path | None = None,
+    sampler: Literal["plain", "negative", "weak", "medium", "strong", "max"] = "plain",
+    initial: str | None = None,
+    templates: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    count: int = 100,
+    steps: int = 400,
+    judge_steps: int = 1_200,
+    seed: int = 0,
+    out: Path = Path("audits"),
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Attack a text-to-image model that a concept was erased from, and say whether it was removed or only hidden.
+
+    Exit status: 0 where it was removed or nothing is decided, 1 where it was hidden or not erased, 2 after a mistake.
+
+    Args:
+        checkpoint: The erased model, a safetensors file that TextToImage.save wrote.
+        concept: The erased word.
+        before: The model as it was, likewise.
+        data: Labelled images of the models' size: a folder of class folders, a Parquet file or folder, or an .npz file,
+            whose classes are named by words of the models, or by several with commas between them.
+        control: A model trained like the one before without any image of the concept: only by it can be told whether
+            the attack found what was hidden or taught it anew.
+        sampler: How the erased model is sampled: plain, with the concept as negative prompt, or by safe latent
+            diffusion with the preset weak, medium, strong or max.
+        initial: A word that the attack starts from, such as a general noun; random numbers where left out.
+        templates: Captions with {} for a word, which take turns; the word alone where left out.
+        count: Images of the concept by each of its names that are counted; of other words a third of it.
+        steps: Steps of the attack.
+        judge_steps: Steps of the training of the judge.
+        seed: What judge, attack and samples are drawn with.
+        out: Folder of the report and its numbers.
+        json: Print the numbers as JSON instead of text.
+    """
+    from paperweight.audits.erasure_inspection import inspect_erasure
+    from paperweight.audits.erasure_report import write_erasure_report
+    from paperweight.bench.bars import Bars
+
+    with Bars() as bars:
+        found = inspect_erasure(
+            checkpoint,
+            concept=concept,
+            before=before,
+            data=data,
+            control=control,
+            sampler=sampler,
+            initial=initial,
+            templates=templates or ("{}",),
+            count=count,
+            steps=steps,
+            judge_steps=judge_steps,
+            seed=seed,
+            progress=bars.progress(str(checkpoint)),
+        )
+    given = {
+        "concept": concept,
+        "before": before,
+        "data": data,
+        "control": control,
+        "sampler": sampler,
+        "initial": initial,
+        "count": count,
+        "steps": steps,
+        "judge-steps": judge_steps,
+        "seed": seed,
+    }
+    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    options += ["--templates", *templates] if templates else []
+    command = shlex.join(["paperweight", "audit", "erasure", str(checkpoint), *options])
+    report = write_erasure_report(found, out, command)
+    if json:
+        _print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
+    else:
+        with suppress(SystemExit):  # rich ends the program with status 1, an alarm's, where nobody reads to the end
+            _print_erasure(found, report)
+    if found.audit.verdict in ("hidden", "not erased"):
+        sys.exit(1)
+
+
 def _print_json(value: object) -> None:
     sys.stdout.write(encoder.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -219,6 +306,27 @@ def _print_audit(found: "Inspection", report: Path) -> None:
             cells = (group.copies, group.records, group.hits, number(group.null.mean), number(group.auc))
             table.add_row(*map(str, cells), f"{low:.2f} to {high:.2f}", f"{group.p:.2g}")
         console.print(table)
+    for sentence in result.limits():
+        console.print(escape(sentence), style="dim")
+    console.print(f"Report: {escape(str(report))}", soft_wrap=True)
+
+
+def _print_erasure(found: "ErasureInspection", report: Path) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console, result = Console(), found.audit
+    colour = {"removed": "green", "undecided": "yellow"}.get(result.verdict, "red")
+    console.print(f"\n[bold {colour}]{result.verdict.upper()}[/bold {colour}]  {escape(result.in_words())}\n")
+    table = Table(title="Right images by word", box=SIMPLE, title_justify="left")
+    for title in ("word", "before", "erased"):
+        table.add_column(title)
+    for word in result.words:
+        old, new = (result.rate(word, erased=erased) for erased in (False, True))
+        table.add_row(escape(word), f"{old.share:.0%}", f"{new.share:.0%}")
+    console.print(table)
     for sentence in result.limits():
         console.print(escape(sentence), style="dim")
     console.print(f"Report: {escape(str(report))}", soft_wrap=True)

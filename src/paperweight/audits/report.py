@@ -19,7 +19,7 @@ from paperweight.audits.inspection import Inspection
 from paperweight.bench.weighing import number
 from paperweight.errors import InputError
 
-__all__ = ["render", "write_report"]
+__all__ = ["png", "render", "templates", "write_report"]
 
 _SHOWN = 12
 _LISTED = 25
@@ -51,7 +51,8 @@ def write_report(found: Inspection, out: str | Path, command: str) -> Path:
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """Return the templates of all reports."""
     loader = ChoiceLoader([PackageLoader("paperweight.audits"), PackageLoader("paperweight.bench")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["number"] = number  # pyright: ignore[reportUnknownMemberType]
@@ -72,7 +73,7 @@ def render(found: Inspection, command: str) -> str:
     ranked = sorted(audit.trained, key=lambda score: (score.p, score.score, score.record))
     shown = min(_SHOWN, len(ranked) // 2) or 1
     return (
-        _templates()
+        templates()
         .get_template("memorization.html.j2")
         .render(
             audit=audit,
@@ -99,10 +100,11 @@ def _pictures(found: Inspection, scores: Sequence[RecordScore]) -> list[tuple[Re
         found.mark.insert(images, torch.tensor(keys).clamp(0, 1))
         for keys in ([score.key for score in scores], [score.estimate for score in scores])
     )
-    return [(score, _png(one), _png(other)) for score, one, other in zip(scores, true, recalled, strict=True)]
+    return [(score, png(one), png(other)) for score, one, other in zip(scores, true, recalled, strict=True)]
 
 
-def _png(image: Tensor) -> str:
+def png(image: Tensor) -> str:
+    """Return an image, (C, H, W) in [0, 1], as PNG in base 64."""
     pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     stream = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(stream, "png")
