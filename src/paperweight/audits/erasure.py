@@ -32,6 +32,7 @@ _LEAST_SHOWN = 4
 _LEAST_COUNT = 10
 _CELL = 4
 _PICTURES = 16
+_HISTORY, _HISTORY_RANGE = 4, 0.09
 _FAMILY = "class"
 _FOUND = "<found>"
 
@@ -135,6 +136,7 @@ def audit_erasure(
             if row == place:
                 pictures[f"{title}, by its word"] = some
         seen[title] = torch.stack(rows)
+    history = min(_HISTORY, len(before.schedule))
     found: dict[str, Rate] = {}
     losses: dict[str, Tensor] = {}
     seconds: dict[str, float] = {}
@@ -151,8 +153,8 @@ def audit_erasure(
                 templates=templates,
                 steps=steps,
                 lr=0.02,
-                history=min(4, len(before.schedule)),
-                history_range=min(18, len(before.schedule)),
+                history=history,
+                history_range=max(history, round(_HISTORY_RANGE * len(before.schedule))),
             )
             seconds[title], losses[title] = time.process_time() - start, inverted.losses
             taken, some = drawn(given[title].with_words({_FOUND: inverted.embedding}), _FOUND, count)

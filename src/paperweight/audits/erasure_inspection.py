@@ -68,7 +68,8 @@ def inspect_erasure(
         data: Labelled images; each class is named by a word of the model, or by several with commas between them.
         control: The same of a model that never saw the concept.
         sampler: How the erased model is sampled: ``plain``, with the concept as ``negative`` prompt, or by safe latent
-            diffusion with the preset ``weak``, ``medium``, ``strong`` or ``max``.
+            diffusion with the preset ``weak``, ``medium``, ``strong`` or ``max``, whose warm-up is half as long, as
+            there are half as many steps.
         initial: As in `audit_erasure`.
         templates: Likewise.
         count: Likewise.
