@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from paperweight.audits.memorization import MemorizationAudit, audit_memorization
     from paperweight.audits.planting import Planting, plant
     from paperweight.diffusion._model import ModelSpec, load_model
+    from paperweight.diffusion._text_model import TextSpec, load_text_model
     from paperweight.loops.denoising import DenoiserTraining
+    from paperweight.loops.text_to_image import fit_text_to_image
 
 __all__ = [
     "DenoiserTraining",
@@ -22,9 +24,12 @@ __all__ = [
     "MemorizationAudit",
     "ModelSpec",
     "Planting",
+    "TextSpec",
     "audit_erasure",
     "audit_memorization",
+    "fit_text_to_image",
     "load_model",
+    "load_text_model",
     "plant",
 ]
 
@@ -37,7 +42,10 @@ _HOMES = {
     "Planting": "paperweight.audits.planting",
     "audit_erasure": "paperweight.audits.erasure",
     "audit_memorization": "paperweight.audits.memorization",
+    "TextSpec": "paperweight.diffusion._text_model",
+    "fit_text_to_image": "paperweight.loops.text_to_image",
     "load_model": "paperweight.diffusion._model",
+    "load_text_model": "paperweight.diffusion._text_model",
     "plant": "paperweight.audits.planting",
 }
 
