@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import erasure
 import torch
 
 from paperweight.catalogue import Entry, entries, official_result
@@ -35,6 +36,7 @@ def write(docs: Path) -> None:
     for entry in entries():
         fields.setdefault(entry.field, []).append(entry)
         (docs / "methods" / f"{entry.stem}.md").write_text("\n".join(_method(entry)) + "\n", encoding="utf-8")
+    (docs / "methods" / "erasure_verdicts.md").write_text("\n".join(erasure.page()) + "\n", encoding="utf-8")
     (docs / "methods" / "index.md").write_text("\n".join(_overview(fields)) + "\n", encoding="utf-8")
     for name, title in MODULES.items():
         text = "\n".join(_module(name, title)) + "\n"

@@ -56,6 +56,8 @@ def test_intervals_are_those_of_the_literature():
         (0, 12, 5, "undecided"),
         (0, 60, None, "undecided"),
         (60, 60, None, "not erased"),
+        (45, 90, 5, "undecided"),
+        (45, 5, 5, "undecided"),
     ],
 )
 def test_verdicts(erased: int, recovered: int, control: int | None, expected: str):

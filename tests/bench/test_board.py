@@ -8,9 +8,11 @@ import pytest
 
 from paperweight.bench import Weighing, board
 from paperweight.bench.loading import load_study
+from paperweight.bench.statistics import pairs_needed
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.catalogue import entries, find, official_result, results
 from paperweight.errors import InputError
+from paperweight.studies import DEFAULT_SEEDS
 
 STEM = "laplacian_smoothing"
 
@@ -19,19 +21,21 @@ def made_up_weighing(stem: str) -> Weighing:
     """Return a weighing of a real study with made-up values, in which every arm gains far over the one before."""
     study = load_study(stem)
     arms = list(study.declaration.arms)
+    seeds = max(DEFAULT_SEEDS, pairs_needed(len(arms) - 1))
+    code = study.code()
     records = [
         TrialRecord(
-            spec=TrialSpec(study=stem, arm=arm, seed=seed, budget="desk", code=study.code()),
+            spec=TrialSpec(study=stem, arm=arm, seed=seed, budget="desk", code=code),
             status="finished",
             metrics={
                 name: (index if metric.better == "higher" else -index) * 10 * metric.minimal_effect + 0.1 * seed
                 for name, metric in study.declaration.metrics.items()
             },
         )
-        for seed in range(8)
+        for seed in range(seeds)
         for index, arm in enumerate(arms)
     ]
-    return Weighing(study, arms, 8, records, f"paperweight weigh {stem}")
+    return Weighing(study, arms, seeds, records, f"paperweight weigh {stem}")
 
 
 @pytest.fixture

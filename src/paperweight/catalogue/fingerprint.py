@@ -51,6 +51,16 @@ def _parsed(text: str) -> ast.Module:
     return ast.parse(text)
 
 
+@cache
+def _hashed(text: str) -> str:
+    return hashlib.sha256(repr(_canonical(_parsed(text))).encode()).hexdigest()
+
+
+@cache
+def _import_statements(text: str) -> tuple[ast.AST, ...]:
+    return tuple(node for node in ast.walk(_parsed(text)) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def _tree(path: Path) -> ast.Module:
     return _parsed(path.read_text(encoding="utf-8"))
 
@@ -63,7 +73,7 @@ def file_hash(path: Path) -> str:
         >>> len(file_hash(package_root() / "errors.py"))
         64
     """
-    return hashlib.sha256(repr(_canonical(_tree(path))).encode()).hexdigest()
+    return _hashed(path.read_text(encoding="utf-8"))
 
 
 def _module_file(module: str) -> Path | None:
@@ -123,7 +133,7 @@ def imported_files(start: tuple[Path, ...]) -> tuple[Path, ...]:
     seen = set(start)
     waiting = list(start)
     while waiting:
-        for node in ast.walk(_tree(waiting.pop())):
+        for node in _import_statements(waiting.pop().read_text(encoding="utf-8")):
             for path in _imports(node):
                 if path not in seen:
                     seen.add(path)
