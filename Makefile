@@ -1,4 +1,4 @@
-.PHONY: help setup demo test check docs format clean
+.PHONY: help setup demo test faults check docs format clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -20,6 +20,9 @@ demo: setup  ## Weigh the first method on the embedded digits
 
 test: setup  ## Run all tests and documented examples
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+faults: setup  ## Plant the faults whose paper or test changed, and record what notices them
+	$(BIN)/python -m tests.faults
 
 check: setup  ## Format, lint, types, import rules
 	$(BIN)/ruff format --check src tests benchmarks docs
