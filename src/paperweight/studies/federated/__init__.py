@@ -1,0 +1,1 @@
+"""Studies of federated and decentralised learning."""
