@@ -20,6 +20,7 @@ MODULES = {
     "kinds": "Contracts, in words",
     "loops": "Training and evaluation loops",
     "nets": "Small networks",
+    "merging": "Merging networks",
     "data": "Data",
     "catalogue": "The catalogue",
 }

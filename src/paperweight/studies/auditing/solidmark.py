@@ -91,7 +91,7 @@ class _Records:
 
 def run(arm: str, setting: Setting) -> Outcome:
     """Train the arm's model, score images that were shown and others, and compare."""
-    each = setting.pick(smoke=12, desk=32, gpu=200)
+    each = setting.pick(smoke=12, desk=32, gpu=40)
     data = setting.images(
         default="digits",
         train=len(_COPIES) * each,
@@ -99,7 +99,7 @@ def run(arm: str, setting: Setting) -> Outcome:
         test=len(_COPIES) * each,
         max_side=setting.pick(smoke=8, desk=12, gpu=32),
     )
-    steps = setting.pick(smoke=30, desk=1500, gpu=20_000)
+    steps = setting.pick(smoke=30, desk=1500, gpu=1_000)
     mark = SolidMark(thickness=2 if max(data.shape) <= 16 else 4)
     spec = _spec(mark.shape(data.shape), len(data.classes), setting)
     drawn = torch.rand(2, len(data.train), max(_COPIES), generator=setting.generator("method")).to(setting.device)
