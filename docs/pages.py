@@ -21,6 +21,7 @@ MODULES = {
     "loops": "Training and evaluation loops",
     "nets": "Small networks",
     "merging": "Merging networks",
+    "federated": "Agents, graphs between them, and how they train together",
     "data": "Data",
     "catalogue": "The catalogue",
 }
@@ -153,7 +154,10 @@ def _module(name: str, title: str) -> Iterator[str]:
     package = importlib.import_module(f"paperweight.{name}")
     yield f"# {title}\n"
     yield f"```{{eval-rst}}\n.. automodule:: paperweight.{name}\n"
+    papers = {public for entry in entries() if entry.field == name for public in entry.paper.provides}
     for public in package.__all__:
+        if public in papers:
+            continue
         value = getattr(package, public)
         if isinstance(value, type) and issubclass(value, BaseException):
             yield f".. autoexception:: paperweight.{name}.{public}\n   :members:\n"

@@ -3,7 +3,7 @@
 Imported only where a GPU is used. What is computed is what `_fourier_chunks` computes; nothing of size N M is stored.
 """
 
-# pyright: reportIndexIssue=false, reportMissingImports=false
+# pyright: reportIndexIssue=false, reportMissingImports=false, reportGeneralTypeIssues=false
 
 import math
 from typing import Any

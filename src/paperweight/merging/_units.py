@@ -1,0 +1,166 @@
+"""From atoms to groups: atoms that are tied are one unit, and units with the same places are one group."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from paperweight.errors import InputError
+from paperweight.merging._atoms import BLANK, FIXED, Atoms, Record, Seen, column
+from paperweight.merging.groups import Group, Place, Point
+
+__all__ = ["groups_of"]
+
+_Units = dict[int, tuple[tuple[int, ...], ...]]
+"""For each unit the places that it has, as (line, times) and (layer with blocks, -1 or number of its block)."""
+
+
+def groups_of(atoms: Atoms, seen: Sequence[Seen]) -> tuple[Group, ...]:
+    """Find the groups of units that may change places.
+
+    Args:
+        atoms: The atoms and their ties.
+        seen: What can be observed, in the order of the network.
+
+    Returns:
+        The groups in the order in which the network makes their units.
+
+    Raises:
+        InputError: If the blocks of two layers do not fit together.
+    """
+    ties = torch.cat([*atoms.ties, torch.empty(2, 0, dtype=torch.int64)], dim=1).numpy()
+    links = coo_array((np.ones(ties.shape[1]), (ties[0], ties[1])), shape=(atoms.count, atoms.count))
+    roots = torch.from_numpy(connected_components(links, directed=False)[1].astype(np.int64))
+    still = {int(roots[BLANK]), int(roots[FIXED])}
+    lines: list[tuple[Record, int, Tensor]] = []
+    for record in atoms.records.values():
+        found = (record.axis, record.atoms) if record.axis is not None else column(record.atoms, roots)
+        if found is None:
+            still.update(roots[record.atoms].unique().tolist())
+        else:
+            lines.append((record, *found))
+    views = [(view, *found) for view in seen if (found := column(view.labels, roots))]
+    blocks, notes = _blocks([(name, roots[block].tolist()) for name, block in atoms.blocks], still)
+    places: dict[int, list[tuple[int, ...]]] = {}
+    for number, (_, _, line) in enumerate(lines):
+        for unit, times in Counter(roots[line].tolist()).items():
+            if unit not in still:
+                places.setdefault(unit, []).append((number, times))
+    units = {unit: (*found, *notes.get(unit, ())) for unit, found in places.items()}
+    groups: dict[str, Group] = {}
+    for kinds in _alike(units, blocks):
+        group = _group(kinds, lines, views, roots, atoms)
+        twin = sum(name.partition("#")[0] == group.name for name in groups)
+        group = replace(group, name=f"{group.name}#{twin + 1}") if twin else group
+        if group.size > 1:
+            groups[group.name] = group
+    return tuple(groups.values())
+
+
+def _blocks(
+    layers: Sequence[tuple[str, list[list[int]]]], still: set[int]
+) -> tuple[dict[int, int], dict[int, list[tuple[int, ...]]]]:
+    """Give the number of the block of each unit that is in one, and for each unit what layers with blocks it is in."""
+    rows = [(name, [set(row) for row in grid]) for name, grid in layers]
+    stuck = True
+    while stuck:
+        touched = [row - still for _, grid in rows for row in grid if row & still]
+        stuck = any(touched)
+        still.update(*touched)
+    block: dict[int, int] = {}
+    notes: dict[int, list[tuple[int, ...]]] = {}
+    count = 0
+    for layer, (name, grid) in enumerate(rows):
+        common = set.intersection(*grid)
+        used: set[int] = set()
+        for number, row in enumerate(grid):
+            own = row - common - still
+            old = {block[unit] for unit in own if unit in block}
+            twice = any(own & other for other in grid[:number] if other is not row)
+            if len(old) > 1 or old & used or twice:
+                rule = "blocks of heads and of normalization groups must not overlap"
+                raise InputError(f"{rule}, those of {name} do with others; write the graph down with Group and Place")
+            found = old.pop() if old else count
+            count += 1
+            used.add(found)
+            for unit in own:
+                block[unit] = found
+                notes.setdefault(unit, []).append((-1 - layer, number if common - still else -1))
+    return block, notes
+
+
+def _alike(units: _Units, blocks: dict[int, int]) -> list[list[list[list[int]]]]:
+    """Sort units into groups; each is a list of kinds, and each kind a list of blocks of units."""
+    members: dict[int, dict[tuple[tuple[int, ...], ...], list[int]]] = {}
+    plain: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for unit, places in units.items():
+        kinds = members.setdefault(blocks[unit], {}) if unit in blocks else plain
+        kinds.setdefault(places, []).append(unit)
+    alike: dict[object, list[dict[tuple[tuple[int, ...], ...], list[int]]]] = {}
+    for kinds in members.values():
+        alike.setdefault(frozenset((places, len(found)) for places, found in kinds.items()), []).append(kinds)
+    groups = [[[found]] for found in plain.values()]
+    groups += [[[kinds[places] for kinds in found] for places in found[0]] for found in alike.values()]
+    order = {unit: number for number, unit in enumerate(units)}
+    return sorted(groups, key=lambda kinds: order[kinds[0][0][0]])
+
+
+def _group(
+    kinds: list[list[list[int]]],
+    lines: Sequence[tuple[Record, int, Tensor]],
+    views: Sequence[tuple[Seen, int, Tensor]],
+    roots: Tensor,
+    atoms: Atoms,
+) -> Group:
+    """Build a group from the units of its blocks and kinds."""
+    shape = Group("", len(kinds[0]), tuple(len(found[0]) for found in kinds), (), ())
+    places: list[Place] = []
+    points: list[Point] = []
+    for numbers, found in zip(shape.units(), kinds, strict=True):
+        rank = torch.full((int(roots.max()) + 1,), -1)
+        rank[torch.tensor(found)] = torch.arange(numbers.numel()).view(numbers.shape)
+        units = numbers.flatten()
+        for record, axis, line in lines:
+            index = _index(rank[roots[line]], len(units))
+            if index is not None:
+                places += [Place(key, axis, record.role, units, index) for key in record.keys]
+        points += _points(views, rank, roots, units, atoms.asked)
+    maker = next((place.key for place in places if place.role == "out"), places[0].key)
+    order = {key: number for number, key in enumerate(atoms.state)}
+    places.sort(key=lambda place: (order[place.key], place.axis))
+    return replace(shape, name=maker.rpartition(".")[0] or maker, places=tuple(places), points=tuple(points))
+
+
+def _points(
+    views: Sequence[tuple[Seen, int, Tensor]], rank: Tensor, roots: Tensor, units: Tensor, asked: Sequence[Tensor]
+) -> list[Point]:
+    """Choose where to observe units: queries and keys both; else the last of the inputs with the most values."""
+    best: Point | None = None
+    most = (False, 0)
+    pairs: dict[int, Point] = {}
+    for view, axis, line in views:
+        numbers = rank[roots[line]]
+        index = _index(numbers, len(units))
+        if index is None:
+            continue
+        values = (view.side == "input", view.labels.numel() // len(line) * index.shape[1])
+        if values >= most:
+            best, most = Point(view.module, view.side, axis, units, index), values
+        for number, atoms in enumerate(asked):
+            some = _index(torch.where(torch.isin(line, atoms), numbers, -1), len(units))
+            if some is not None:
+                pairs[number] = Point(view.module, view.side, axis, units, some)
+    return list(pairs.values()) or ([best] if best else [])
+
+
+def _index(numbers: Tensor, count: int) -> Tensor | None:
+    """Give the rows of each unit, (units, rows), from the unit of each row; None if some have more rows than others."""
+    here = (numbers >= 0).nonzero().flatten()
+    if not len(here) or len(here) % count or (numbers[here].bincount(minlength=count) != len(here) // count).any():
+        return None
+    return here[numbers[here].argsort(stable=True)].view(count, -1)

@@ -1,0 +1,207 @@
+"""Correlations of the units of several networks, gathered batch by batch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from paperweight.errors import InputError
+from paperweight.merging.graph import PermutationGraph
+from paperweight.merging.groups import Group, Point
+
+__all__ = ["activation_correlation", "batches", "call", "evaluating"]
+
+
+def activation_correlation(
+    models: Sequence[nn.Module], graph: PermutationGraph, data: Iterable[Any], dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
+    """Correlate all units of all models with one another, over images and places within them.
+
+    The models are in evaluation mode meanwhile. Memory does not grow with the data: a batch at a time is held. Every
+    image counts the same, so batch size and order make no difference. A unit that never changes has correlation 0 with
+    every other and with itself.
+
+    Args:
+        models: M models of one architecture.
+        graph: Their groups.
+        data: Batches of inputs, or of tuples that begin with them; labels are not used.
+        dtype: Type of the sums.
+
+    Returns:
+        For each group the correlations, (M * size, M * size), those of the first model first.
+
+    Raises:
+        InputError: If there is no model or no batch.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> graph = PermutationGraph.trace(model, torch.zeros(1, 3))
+        >>> activation_correlation([model, model], graph, [torch.randn(8, 3)])["0"].shape
+        torch.Size([8, 8])
+    """
+    if not models:
+        raise InputError("models must be at least 1, got none")
+    for group in graph.groups:
+        if not group.points:
+            remedy = 'call its modules once each, or use matching="weight"'
+            raise InputError(f"groups must have a point where they are observed, {group.name} has none; {remedy}")
+    moments = {(group.name, number): _Moments(dtype) for group in graph.groups for number in range(len(group.points))}
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(models))
+        seen = [stack.enter_context(_observed(model, graph)) for model in models]
+        for inputs in batches(data):
+            for model in models:
+                call(model, inputs)
+            for group in graph.groups:
+                for number in range(len(group.points)):
+                    maps = [record.pop((group.name, number)) for record in seen]
+                    moments[group.name, number].add(maps, len(inputs))
+    return {
+        group.name: _correlation(group, [moments[group.name, n] for n in range(len(group.points))], len(models))
+        for group in graph.groups
+    }
+
+
+@contextmanager
+def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Put models into evaluation mode, without gradients; afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def batches(data: Iterable[Any]) -> Iterator[Tensor]:
+    """Give the inputs of each batch.
+
+    Args:
+        data: Batches of inputs, or of tuples that begin with them.
+
+    Raises:
+        InputError: If a batch is neither, or there is none.
+    """
+    empty = True
+    for batch in data:
+        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(inputs, Tensor):
+            raise InputError(f"data must give tensors, or tuples that begin with one, got {type(batch).__name__}")
+        empty = False
+        yield inputs
+    if empty:
+        raise InputError("data must have at least one batch, got none; an iterator can be used only once, give a list")
+
+
+@contextmanager
+def _observed(model: nn.Module, graph: PermutationGraph) -> Iterator[dict[tuple[str, int], Tensor]]:
+    """Record at every call of the model what its units are at each point, (units, images and places)."""
+    record: dict[tuple[str, int], Tensor] = {}
+    handles: list[RemovableHandle] = []
+    try:
+        for group in graph.groups:
+            for number, point in enumerate(group.points):
+                handles.append(_observe(model.get_submodule(point.module), point, record, (group.name, number)))
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _observe(
+    module: nn.Module, point: Point, record: dict[tuple[str, int], Tensor], name: tuple[str, int]
+) -> RemovableHandle:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if point.side == "output":
+            value = output
+        elif point.side == "input":
+            value = args[0] if args else next(iter(kwargs.values()))
+        else:
+            value = _projected(module, point.side, args, kwargs)
+        record[name] = _rows(value, point)
+
+    if point.side == "input":
+        return module.register_forward_pre_hook(lambda m, a, k: hook(m, a, k, None), with_kwargs=True)
+    return module.register_forward_hook(hook, with_kwargs=True)
+
+
+def _projected(module: nn.Module, side: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Compute one of the three projections inside of `torch.nn.MultiheadAttention`."""
+    if not isinstance(module, nn.MultiheadAttention):
+        raise InputError(f"a point of the side {side!r} must be in a MultiheadAttention, got {type(module).__name__}")
+    number = ("query", "key", "value").index(side)
+    inputs = args[number] if number < len(args) else kwargs[side]
+    rows = slice(number * module.embed_dim, (number + 1) * module.embed_dim)
+    bias = None if module.in_proj_bias is None else module.in_proj_bias[rows]
+    if module.in_proj_weight is None:
+        return F.linear(inputs, (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)[number], bias)
+    return F.linear(inputs, module.in_proj_weight[rows], bias)
+
+
+def _rows(value: Tensor, point: Point) -> Tensor:
+    """Copy the units of a map, (units, all else)."""
+    rows = value.detach().movedim(point.axis, 0).reshape(value.shape[point.axis], -1)
+    return rows.index_select(0, point.index.flatten().to(rows.device)).view(len(point.units), -1)
+
+
+def call(model: nn.Module, inputs: Tensor) -> None:
+    """Call a model with inputs, which are moved to its device."""
+    parameter = next(model.parameters(), None)
+    model(inputs if parameter is None else inputs.to(parameter.device))
+
+
+class _Moments:
+    """Sums of the first and second powers of units, less the first value of each, so that nothing cancels."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.images = 0
+        self.shift = self.first = self.second = torch.empty(0)
+
+    def add(self, maps: Sequence[Tensor], images: int) -> None:
+        device = maps[0].device
+        rows = torch.cat([part.to(device) for part in maps])
+        if not self.images:
+            self.shift = rows[:, :1].to(self.dtype)
+            self.first = torch.zeros_like(self.shift)
+            self.second = self.shift.new_zeros(len(rows), len(rows))
+        weight = images / rows.shape[1]
+        for part in rows.split(max(1, _CHUNK // len(rows)), dim=1):
+            shifted = part.to(self.dtype) - self.shift
+            self.first += weight * shifted.sum(dim=1, keepdim=True)
+            self.second.addmm_(shifted, shifted.T, alpha=weight)
+        self.images += images
+
+    def covariance(self) -> Tensor:
+        """Give the covariances; a unit that changes by less than rounding does not change."""
+        mean = self.first / self.images
+        covariance = self.second / self.images - mean @ mean.T
+        dead = covariance.diagonal().clamp(min=0).sqrt() <= _ROUNDING * (mean + self.shift).abs().flatten()
+        covariance.diagonal()[dead] = 0
+        return (covariance + covariance.T) / 2
+
+
+_CHUNK = 1 << 21
+_ROUNDING = 1e-7
+
+
+def _correlation(group: Group, moments: Sequence[_Moments], models: int) -> Tensor:
+    """Put the correlations of a group together; the covariances of several points are added."""
+    covariances = [part.covariance() for part in moments]
+    total = covariances[0].new_zeros(models * group.size, models * group.size)
+    for point, covariance in zip(group.points, covariances, strict=True):
+        rows = (torch.arange(models)[:, None] * group.size + point.units).flatten().to(total.device)
+        total[rows[:, None], rows] += covariance
+    scale = total.diagonal().sqrt()
+    live = scale > 0
+    scale = torch.where(live, scale, 1)
+    correlation = torch.where(live[:, None] & live, total / torch.outer(scale, scale), 0).clamp(-1, 1)
+    correlation.diagonal()[live] = 1
+    return correlation
