@@ -145,11 +145,20 @@ def test_scaling_units_changes_no_match():
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
+def test_without_hidden_units_nothing_is_permuted():
+    models = [made("softmax regression", seed) for seed in range(2)]
+    graph = PermutationGraph.trace(models[0], CASES["softmax regression"][1])
+    assert match_activations(models, graph, [example("softmax regression")]) == [{}, {}]
+    assert match_weights(*models, graph) == {}
+
+
 def test_models_to_match_must_be_there():
     model = made("MLP")
     graph = PermutationGraph.trace(model, CASES["MLP"][1])
     with pytest.raises(InputError, match="reference must be a number from 0 to 0, got 1"):
         match_activations([model], graph, [example("MLP")], reference=1)
+    with pytest.raises(InputError, match="reference must be a number from 0 to 0, got -1"):
+        match_correlations(activation_correlation([model], graph, [example("MLP")]), graph, reference=-1)
 
 
 def test_weights_of_one_hidden_layer_are_matched_as_well_as_can_be():

@@ -30,7 +30,7 @@ _SHARED = {
     "random_matching": "_mixing",
     "spectral_gap": "_mixing",
 }
-__all__ = sorted([*_papers, *_SHARED])
+__all__ = sorted([*_papers, *_SHARED])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:

@@ -44,7 +44,10 @@ def match_activations(
         >>> match_activations([model, model], graph, [torch.randn(64, 3)])[1]
         {'0': tensor([0, 1, 2, 3])}
     """
-    return match_correlations(activation_correlation(models, graph, data), graph, reference)
+    if not 0 <= reference < len(models):
+        raise InputError(f"reference must be a number from 0 to {len(models) - 1}, got {reference}")
+    found = match_correlations(activation_correlation(models, graph, data), graph, reference)
+    return found or [{} for _ in models]
 
 
 def match_correlations(
@@ -58,7 +61,7 @@ def match_correlations(
         reference: Number of the model whose units stay in their order.
 
     Returns:
-        For each model a permutation, as `match_activations` gives it.
+        For each model a permutation, as `match_activations` gives it; nothing if there are no groups.
 
     Raises:
         InputError: If there is no such reference.

@@ -129,7 +129,7 @@ def _match(
         used = [model for model, weight in zip(models, weights, strict=True) if weight]
         return MergeInfo(graph, merged=match_zipit(activation_correlation(used, graph, data), graph))
     correlation = activation_correlation(models, graph, data)
-    permutations = tuple(match_correlations(correlation, graph))
+    permutations = tuple(match_correlations(correlation, graph)) or ({},) * len(models)
     before = _matched(correlation, graph, [graph.identity()] * len(models))
     return MergeInfo(graph, permutations, {}, before, _matched(correlation, graph, permutations))
 
