@@ -319,7 +319,7 @@ def test_low_precision_is_computed_in_float32():
     q, k, v = (part.bfloat16() for part in (normal(4, 8), normal(6, 8, seed=1), normal(6, 3, seed=2)))
     found = fourier_attention(q, k, v)
     assert found.dtype == torch.bfloat16
-    assert torch.equal(fourier_kernel(q, k), fourier_kernel(q.float(), k.float()))
+    assert torch.equal(fourier_kernel(q, k, 0.3), fourier_kernel(q.float(), k.float(), 0.3))
     assert torch.equal(found, fourier_attention(q.float(), k.float(), v.float()).bfloat16())
 
 
