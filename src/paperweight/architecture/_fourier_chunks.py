@@ -28,18 +28,17 @@ _SMALL = 2**18  # factors up to which calls cost more than memory, and all are k
 _SERIES = 0.25  # below it cot x - 1/x loses digits
 
 
-def cot_less_inverse(x: Tensor) -> Tensor:
-    """Compute cot x - 1/x, the derivative of log |sin x / x|, in place of x: by its series x/3 + ... near 0.
+def cot_less_inverse(x: Tensor, sine: Tensor, cosine: Tensor) -> Tensor:
+    """Compute cot x - 1/x, the derivative of log |sin x / x|, in place of the cosine; the sine is overwritten, too.
 
-    Where x is not 0 its sine is not 0, either, in any format, so that all is finite.
+    Near 0 it is the series -x/3 - x^3/45 - ..., and at the zeros of the sine it is large, but finite.
     """
-    small = x.abs() < _SERIES
+    near = torch.lt(x.abs(), _SERIES, out=torch.empty_like(x))  # 1 near 0, else 0
+    far = cosine.div_(sine.add_(near).add_(_LEAST)).sub_((x + near).reciprocal_())
+    x = x * near
     square = x * x
-    near = square.mul(1 / 4725).add_(2 / 945).mul_(square).add_(1 / 45).mul_(square).add_(1 / 3).mul_(x).neg_()
-    far = x.masked_fill_(small, 1.0)
-    torch.sin(far, out=square)
-    cot = torch.cos(far).div_(square).sub_(far.reciprocal_())
-    return torch.where(small, near, cot)
+    series = (square * (1 / 4725)).add_(2 / 945).mul_(square).add_(1 / 45).mul_(square).add_(1 / 3).mul_(x).neg_()
+    return far.lerp_(series, near)
 
 
 class _LogSinc(torch.autograd.Function):
@@ -57,7 +56,7 @@ class _LogSinc(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # type: ignore[override]
         """Compute its gradient."""
         (x,) = ctx.saved_tensors
-        return grad_outputs[0] * cot_less_inverse(x.clone())
+        return grad_outputs[0] * cot_less_inverse(x, torch.sin(x), torch.cos(x))
 
 
 def log_kernel(queries: Tensor, keys: Tensor, power: int) -> Tensor:
@@ -127,6 +126,7 @@ class _ChunkedAttention(torch.autograd.Function):
         power, causal, dropout, seed, chunk = ctx.rest
         by_queries, by_keys, by_values = (torch.zeros_like(part) for part in (queries, keys, values))
         inner = (grad * out).sum(dim=-1, keepdim=True)
+        turned_queries, turned_keys = ((part.sin(), part.cos()) for part in (queries, keys))
         for rows, buffers in _chunks(queries, keys, chunk):
             log = _chunk_log_kernel(queries[..., rows, :], keys, power, buffers)
             _mask(log, mask, causal, rows, queries.shape[-2])
@@ -140,8 +140,11 @@ class _ChunkedAttention(torch.autograd.Function):
                 by_values += weights.transpose(-1, -2) @ grad[..., rows, :]
             slope = weights.mul_(seen.sub_(inner[..., rows, :])).mul_(power)
             for j in range(queries.shape[-1]):
-                x = torch.sub(queries[..., rows, j, None], keys[..., None, :, j], out=buffers[0])
-                by_x = cot_less_inverse(x).mul_(slope)
+                q, sine_q, cosine_q = (part[..., rows, j, None] for part in (queries, *turned_queries))
+                k, sine_k, cosine_k = (part[..., None, :, j] for part in (keys, *turned_keys))
+                sine = (sine_q * cosine_k).addcmul_(cosine_q, sine_k, value=-1)
+                cosine = (cosine_q * cosine_k).addcmul_(sine_q, sine_k)
+                by_x = cot_less_inverse(q - k, sine, cosine).mul_(slope)
                 by_queries[..., rows, j] = by_x.sum(dim=-1)
                 by_keys[..., j] -= by_x.sum(dim=-2)
         return by_queries, by_keys, by_values, None, None, None, None, None, None, None

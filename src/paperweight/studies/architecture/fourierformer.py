@@ -59,12 +59,14 @@ STUDY = Study(
     headline="accuracy",
     tuned=(
         "the learning rate of the vision transformer, 3 tries an arm and seed, and of the language model, 2 tries, by "
-        "validation loss; the bandwidth of the regression, 12 tries, by validation error"
+        "validation loss; the bandwidth of the regression, 12 tries, by validation error. The radius that kernels "
+        "start from in text is 0.5, which did better than 1 and 2 on a seed that is not weighed"
     ),
     limits=(
         "8 x 8 images and two layers of four heads, prose of 200,000 characters and a context of 32, minutes of "
-        "training at the desk budget. Radii start at 1, and at 2 for text, as in the authors' code; the rest is not "
-        "tuned for either kernel."
+        "training at the desk budget. In images radii start at 1, as in the authors' code; with their 2 for text the "
+        "weights of 16 features vanish beside the 1e-6 in the denominator, and the model learns pairs of characters "
+        "only."
     ),
 )
 
@@ -250,7 +252,7 @@ def _text(arm: str, setting: Setting) -> tuple[float, float, list[tuple[float, f
     """Train language models; give the bits a character of the best on test text, its rate and its losses."""
     length = setting.pick(smoke=4_000, desk=200_000, gpu=600_000)
     context, dim = setting.pick(smoke=16, desk=32, gpu=256), setting.pick(smoke=16, desk=32, gpu=256)
-    steps, batch_size = setting.pick(smoke=4, desk=200, gpu=3_000), setting.pick(smoke=8, desk=24, gpu=64)
+    steps, batch_size = setting.pick(smoke=4, desk=360, gpu=3_000), setting.pick(smoke=8, desk=16, gpu=64)
     prose = "\n".join(topics[name] for name in sorted(topics)).lower()
     shift = int(torch.randint(len(prose), (), generator=setting.generator("data")))
     prose = (prose[shift:] + prose[:shift])[:length]
@@ -269,7 +271,7 @@ def _text(arm: str, setting: Setting) -> tuple[float, float, list[tuple[float, f
 
     def train(rate: float) -> tuple[nn.Module, Tensor]:
         start = setting.initialised(lambda: _Language(len(known), context, dim, setting.pick(smoke=1, desk=2, gpu=6)))
-        model = _swapped(arm, start, 2.0).to(setting.device)
+        model = _swapped(arm, start, 0.5).to(setting.device)
         optimizer, schedule = _optimizer(model, rate, steps)
         losses = fit_classifier(
             model,
