@@ -5,7 +5,7 @@ thread or, with ``--device cuda``, 8 heads on a GPU and a model in bfloat16, whe
 installed. Blocks take turns. Memory is what the attention allocates at its highest: on a CPU what its operations made
 and is alive, on a GPU what the allocator tells.
 
-    python benchmarks/fourier_attention.py [--device cuda] [--sizes 64 256 1024 4096] [--blocks 5] [--json PATH]
+    python benchmarks/fourier_attention.py [--device cuda] [--sizes 64 256 1024] [--blocks 5] [--linear] [--json PATH]
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from paperweight.architecture import fourier_attention, kernel_attention
+from paperweight.architecture import fourier_attention, kernel_attention, linear_fourier_attention
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 NAIVE_LIMIT = 1024 * 1024 * 64
@@ -122,6 +122,28 @@ def measure(n: int, d: int, blocks: int, device: str) -> dict[str, dict[str, flo
     return rows
 
 
+def linear(n: int, d: int, blocks: int) -> dict[str, dict[str, float]]:
+    """Measure the version in linear time, at a radius of d^-1/2: relative error of outputs and forward time."""
+    q, k, v = (part.detach() for part in tokens(n, d, "cpu"))
+    radius, found = d**-0.5, {}
+    exact = fourier_attention(q, k, v, radius)
+    spent = [seconds(lambda: fourier_attention(q, k, v, radius), "cpu") for _ in range(blocks)]
+    for count in (256, 1024, 4096):
+        draws, times = [], []
+        for block in range(blocks):
+            generator = torch.Generator().manual_seed(block)
+            attend = partial(linear_fourier_attention, q, k, v, count, radius, generator=generator)
+            start = time.perf_counter()
+            draws.append(attend())
+            times.append(time.perf_counter() - start)
+        error = torch.stack([(draw - exact).square().mean() for draw in draws]).mean().sqrt()
+        found[str(count)] = {
+            "relative_error": (error / exact.square().mean().sqrt()).item(),
+            "time_over_exact": statistics.median(times) / statistics.median(spent),
+        }
+    return found
+
+
 def memory(run: Callable[[], object], device: str) -> float:
     """Give the peak of what a run allocates, in MiB."""
     if device == "cuda":
@@ -141,6 +163,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 256, 1024, 4096])
     parser.add_argument("--features", type=int, nargs="*", default=[16, 32, 64])
     parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--linear", action="store_true", help="measure the version in linear time, too")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -153,6 +176,10 @@ def main() -> None:
                 for name, row in rows.items()
             )
             print(f"N={n} d={d}: " + "; ".join(cells), flush=True)
+    for n in (1024, 4096) if given.linear else ():
+        found[f"linear N={n}"] = rows = linear(n, 32, given.blocks)
+        for count, row in rows.items():
+            print(f"N={n} d=32, {count} frequencies: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()))
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
