@@ -55,7 +55,7 @@ def take_part(kind: str, folder: str, die: int | None = None, wait: int | None =
     agent.differentiate = disturbed
     mixing = mixing_matrix("ring", int(os.environ["WORLD_SIZE"]))
     checkpoint = place / f"checkpoint{number}.safetensors"
-    run = Processes(agent, mixing, evaluate=accuracy, checkpoint=checkpoint, patience=4.0, timeout=120)
+    run = Processes(agent, mixing, evaluate=accuracy, checkpoint=checkpoint, patience=8.0, timeout=120)
     history = run.run(ROUNDS)
     save_file(agent.model.state_dict(), place / f"{number}.safetensors")
     lines = [f"{record.number} {record.present} {record.sent[number]}" for record in history.rounds]

@@ -18,6 +18,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import prod
 
@@ -32,6 +33,7 @@ from paperweight.federated._partition import Scheme, partition
 from paperweight.federated._simulation import History, Simulation
 from paperweight.federated.dimat import DIMAT, Matching
 from paperweight.loops import best_of, evaluate_classifier
+from paperweight.nets import ResNet
 from paperweight.studies import Metric, Outcome, Setting, Study
 
 STUDY = Study(
@@ -126,6 +128,7 @@ def run(arm: str, setting: Setting) -> Outcome:
         LabelledImages(normalise(part.images, *statistics), part.labels)
         for part in (data.train, data.validation, data.test)
     )
+    network = partial(ResNet, depth=20, width=32) if setting.budget == "gpu" else _Perceptron
     agents = setting.pick(smoke=3, desk=5, gpu=10)
     metrics: dict[str, float] = {}
     arguments: dict[str, object] = {
@@ -139,7 +142,7 @@ def run(arm: str, setting: Setting) -> Outcome:
     schemes: dict[Scheme, str] = {"iid": "", "half_half": "_half", "classes": "_classes"}
     for scheme, suffix in schemes.items():
         world = _World(
-            network=lambda: setting.network(data.shape, len(data.classes), default=_Perceptron),
+            network=lambda: setting.network(data.shape, len(data.classes), default=network),
             train=train,
             test=test,
             parts=partition(train.labels, agents, scheme, generator=setting.generator("method")),
