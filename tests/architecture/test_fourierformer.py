@@ -2,11 +2,11 @@
 
 import copy
 import math
+import os
 import subprocess
 import sys
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 
 import mpmath
 import numpy as np
@@ -591,17 +591,38 @@ print("equal")
 """
 
 
-def test_triton_kernels_equal_the_chunks_in_the_interpreter():
+COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import paperweight.architecture._fourier_triton as kernels
+fixed = dict(POWER=4, CAUSAL=True, D=16, E=7, WIDTH=16, ROWS=32, COLUMNS=32)
+for kernel in (kernels._forward, kernels._by_queries, kernels._by_keys):
+    kinds = {"log_eps": "fp32", "n": "i32", "m": "i32", **dict.fromkeys(fixed, "constexpr")}
+    signature = {name: kinds.get(name, "*fp32") for name in kernel.arg_names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+print("compiled")
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "interpreted", "expected"), [(INTERPRETED, "1", "equal"), (COMPILED, "0", "compiled")]
+)
+def test_triton_kernels_equal_the_chunks_in_the_interpreter_and_compile_for_a_gpu(
+    script, interpreted, expected, tmp_path
+):
     pytest.importorskip("triton")
+    environment = {"TRITON_INTERPRET": interpreted, "TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", INTERPRETED],
-        env={"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PATH": str(Path(sys.executable).parent)},
+        [sys.executable, "-c", script],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert run.stdout.strip() == "equal", run.stderr
+    assert run.stdout.strip() == expected, run.stderr
 
 
 def test_without_a_gpu_triton_is_not_imported():
