@@ -80,7 +80,12 @@ CONTRACT = {
     "fourier_kernel": FunctionSubject(
         make=fourier_kernel,
         arguments={"q": TOKENS["q"], "k": TOKENS["k"]},
-        bad={"power": POWERS, "q": (torch.zeros(3, 5), torch.zeros(4)), "k": (torch.zeros(5, 3),)},
+        bad={
+            "power": POWERS,
+            "q": (torch.zeros(3, 5), torch.zeros(4)),
+            "k": (torch.zeros(5, 3),),
+            "radius": (torch.ones(2, 3),),
+        },
     ),
     "fourier_attention": FunctionSubject(
         make=fourier_attention,
@@ -92,6 +97,8 @@ CONTRACT = {
             "chunk": (0, 1.5),
             "v": (torch.zeros(2, 4, 3),),
             "k": (torch.zeros(2, 5, 3),),
+            "radius": (torch.ones(3),),
+            "mask": (torch.ones(5).bool(), torch.ones(2, 5).bool(), torch.zeros(3, 5, requires_grad=True)),
         },
     ),
     "fourier_features": FunctionSubject(

@@ -12,6 +12,7 @@ __all__ = [
     "added_mask",
     "as_added",
     "causal_mask",
+    "check_mask",
     "check_ranges",
     "check_tokens",
     "heads_of",
@@ -21,10 +22,24 @@ __all__ = [
 ]
 
 
-def check_tokens(q: Tensor, k: Tensor) -> None:
-    """Refuse queries and keys that are not (..., N, d) and (..., M, d)."""
+def check_tokens(q: Tensor, k: Tensor, radius: Tensor | float) -> None:
+    """Refuse queries and keys that are not (..., N, d) and (..., M, d), and radii of another number of features."""
     if q.ndim < 2 or k.ndim < 2 or q.shape[-1] != k.shape[-1]:
         raise ValueError(f"q and k must be (..., N, d) and (..., M, d), got {tuple(q.shape)} and {tuple(k.shape)}")
+    shape = radius.shape if isinstance(radius, Tensor) else ()
+    if shape and shape[-1] not in (1, q.shape[-1]):
+        raise ValueError(f"radius must be a number or end in 1 or d = {q.shape[-1]}, as (d,) does, got {tuple(shape)}")
+
+
+def check_mask(mask: Tensor | None, queries: int, keys: int) -> None:
+    """Refuse masks that do not broadcast to (..., N, M), and those that want a gradient, since they get none."""
+    if mask is None:
+        return
+    shape = tuple(mask.shape)
+    if len(shape) < 2 or shape[-2] not in (1, queries) or shape[-1] not in (1, keys):
+        raise ValueError(f"mask must be (..., {queries}, {keys}), or 1 in place of a number, got {shape}")
+    if mask.requires_grad:
+        raise ValueError("mask must not require a gradient, since it gets none; detach it")
 
 
 def check_ranges(power: int, eps: float = 0.0, dropout: float = 0.0, attn_drop: float = 0.0) -> None:

@@ -35,7 +35,14 @@ from paperweight.architecture._kernel_attention import (
     kernel_attention,
     kernel_regression,
 )
-from paperweight.architecture._multihead import KeyValueCache, as_added, check_ranges, check_tokens, precise
+from paperweight.architecture._multihead import (
+    KeyValueCache,
+    as_added,
+    check_mask,
+    check_ranges,
+    check_tokens,
+    precise,
+)
 from paperweight.catalogue import Paper
 
 __all__ = [
@@ -98,7 +105,7 @@ def fourier_kernel(q: Tensor, k: Tensor, radius: Tensor | float = 1.0, power: in
         >>> fourier_kernel(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [torch.pi / 2, 0.0]]), power=2)
         tensor([[1.0000, 0.4053]])
     """
-    check_tokens(q, k)
+    check_tokens(q, k, radius)
     check_ranges(power)
     logs = log_kernel(precise(q) * radius, precise(k) * radius, power)
     return logs if log else logs.exp()
@@ -129,7 +136,8 @@ def fourier_attention(
         v: Values, (..., M, e).
         radius: As in `fourier_kernel`; gets its gradient, too.
         power: p, even and at least 2; the paper's is 4.
-        mask: Which keys each query may see, bool, or what is added to log K, floating; broadcast to (..., N, M).
+        mask: Which keys each query may see, bool, or what is added to log K, floating; broadcast to (..., N, M); it
+            gets no gradient.
         eps: Added to the sum of weights, at least 0; the authors' is 1e-6.
         dropout: Probability with which a weight is left out, in [0, 1).
         chunk: Queries a chunk; chosen for a processor's cache where left out.
@@ -147,10 +155,11 @@ def fourier_attention(
         >>> fourier_attention(q, k, v)
         tensor([[3.0000]])
     """
-    check_tokens(q, k)
+    check_tokens(q, k, radius)
     check_ranges(power, eps, dropout=dropout)
     if v.shape[-2] != k.shape[-2]:
         raise ValueError(f"v must have as many rows as k, {k.shape[-2]}, got {v.shape[-2]}")
+    check_mask(mask, q.shape[-2], k.shape[-2])
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk must be a whole number of at least 1, got {chunk}")
     queries, keys = (precise(part) * radius for part in (q, k))
