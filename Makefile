@@ -1,4 +1,4 @@
-.PHONY: help setup demo test faults check docs format clean
+.PHONY: help setup demo test reach quick faults check docs format clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -19,7 +19,14 @@ demo: setup  ## Weigh the first method on the embedded digits
 	$(BIN)/paperweight weigh laplacian_smoothing
 
 test: setup  ## Run all tests and documented examples
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+reach: setup  ## Run all tests and record what each file of them executes, for quick
+	rm -rf .reached
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --reach record
+
+quick: setup  ## Run the tests that a change since the last reach reaches
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --reach only; test $$? -eq 0 -o $$? -eq 5
 
 faults: setup  ## Plant the faults whose paper or test changed, and record what notices them
 	$(BIN)/python -m tests.faults
@@ -38,4 +45,4 @@ format: setup  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix src tests benchmarks docs
 
 clean:  ## Remove what was made
-	rm -rf .venv build dist weighings audits docs/methods docs/modules .ruff_cache
+	rm -rf .venv .reached build dist weighings audits docs/methods docs/modules .ruff_cache

@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from paperweight.auditing._chance import draw_keys, record_p_values, total_p
-from paperweight.auditing._keybook import Keybook
-from paperweight.auditing._scores import auc
 from paperweight.auditing.solidmark import recall_keys
 from paperweight.audits.findings import ALARM_LEVEL, FOUND_LEVEL, Readout
 from paperweight.audits.memorization import marked_by
 from paperweight.audits.planting import KEY_LEVELS, plant
 from paperweight.bench.statistics import benjamini_hochberg
 from paperweight.data import load_images
-from paperweight.diffusion._model import DiffusionModel, ModelSpec
+from paperweight.generators.model import DiffusionModel, ModelSpec
 from paperweight.loops.denoising import DenoiserTraining
+from paperweight.marks.chance import draw_keys, record_p_values, total_p
+from paperweight.marks.keybook import Keybook
+from paperweight.marks.scores import auc
 
 COPIES = (1, 4, 16)
 READOUTS: tuple[Readout, ...] = ("replace", "resample", "likelihood")

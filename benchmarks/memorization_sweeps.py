@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 
 from paperweight.auditing._mitigations import GaussianEmbeddingNoise
-from paperweight.auditing._patched_l2 import patched_l2
-from paperweight.auditing._scores import auc
 from paperweight.auditing.solidmark import Readout, SolidMark, recall_keys
 from paperweight.audits.erasure_findings import Rate
 from paperweight.data import load_images
-from paperweight.diffusion._model import DiffusionModel, ModelSpec
-from paperweight.diffusion._process import denoise
-from paperweight.diffusion._protocol import predicted_noise
+from paperweight.generators.model import DiffusionModel, ModelSpec
+from paperweight.generators.process import denoise
+from paperweight.generators.protocol import predicted_noise
 from paperweight.loops.denoising import DenoiserTraining
+from paperweight.marks.patched_l2 import patched_l2
+from paperweight.marks.scores import auc
 
 Budget = Literal["desk", "gpu"]
 DELTA = 0.05

@@ -15,13 +15,16 @@ from paperweight.testing import contract, run_check
 ROOT = Path(__file__).resolve().parents[1]
 FIELD_TITLES = {"optim": "Optimizers and schedules", "gan": "Generative adversarial networks"}
 MODULES = {
+    "audits": "Audits of trained models",
     "studies": "What a study declares and is given",
     "testing": "Checks of contracts",
     "kinds": "Contracts, in words",
     "loops": "Training and evaluation loops",
     "nets": "Small networks",
     "merging": "Merging networks",
-    "federated": "Agents, graphs between them, and how they train together",
+    "generators": "Image generators by diffusion",
+    "agents": "Agents, graphs between them, and how they train together",
+    "marks": "Keys, marks and scores",
     "data": "Data",
     "catalogue": "The catalogue",
 }
@@ -66,25 +69,26 @@ def _row(entry: Entry) -> str:
     official = official_result(entry)
     if official is None:
         return f"| {' | '.join([*cells, 'not weighed', '', ''])} |"
-    record = official.record
-    comparison = _comparisons(record, record["headline"])[record["method"]]
-    verdict = record["verdict"] + (" (stale)" if official.stale else "")
-    cells += [verdict, _gain(comparison), f"×{_cost(record, record['method']):.2f}"]
+    concluded = official.concluded
+    method = concluded["method"]
+    comparison = _comparisons(concluded, concluded["headline"])[method]
+    verdict = concluded["verdict"] + (" (stale)" if official.stale else "")
+    cells += [verdict, _gain(comparison), _cost(concluded, method)]
     return f"| {' | '.join(cells)} |"
 
 
-def _comparisons(record: dict, metric: str) -> dict[str, dict]:
-    return {comparison["arm"]: comparison for comparison in record["metrics"][metric]["comparisons"]}
+def _comparisons(concluded: dict, metric: str) -> dict[str, dict]:
+    return {comparison["arm"]: comparison for comparison in concluded["metrics"][metric]["comparisons"]}
 
 
 def _gain(comparison: dict) -> str:
-    low, high = comparison["interval"]
-    return f"{comparison['gain']:+.3g} ({low:.3g} to {high:.3g})"
+    gain, low, high = (float(value) for value in (comparison["gain"], *comparison["interval"]))
+    return f"{gain:+.3g} ({low:.3g} to {high:.3g})"
 
 
-def _cost(record: dict, arm: str) -> float:
-    seconds = record["cpu_seconds"]
-    return sum(seconds[arm]) / sum(seconds[record["baseline"]])
+def _cost(concluded: dict, arm: str) -> str:
+    ratio = 1.0 if arm == concluded["baseline"] else concluded["cost"][arm]["cpu"]
+    return "unknown" if ratio is None else f"×{ratio:.2f}"
 
 
 def _cell(text: str) -> str:
@@ -109,25 +113,28 @@ def _result(entry: Entry) -> Iterator[str]:
     official = official_result(entry)
     if official is None:
         return
-    record = official.record
+    measured, concluded = official.measured, official.concluded
     yield "## Official result\n"
-    stale = f" It is stale: {', '.join(official.changed)} code has changed since." if official.stale else ""
-    yield f"**{record['verdict']}**. {_cell(record['question'])} {_cell(record['words'])}{stale}\n"
-    yield "| arm | " + " | ".join(_cell(metric["label"]) for metric in record["metrics"].values()) + " | cost |"
-    yield "|---|" + "---|" * (len(record["metrics"]) + 1)
-    for arm, description in record["arms"].items():
+    stale = f" It is stale: {', '.join(official.changed)} changed since." if official.stale else ""
+    yield f"**{concluded['verdict']}**. {_cell(concluded['question'])} {_cell(concluded['words'])}{stale}\n"
+    yield "| arm | " + " | ".join(_cell(metric["label"]) for metric in concluded["metrics"].values()) + " | cost |"
+    yield "|---|" + "---|" * (len(concluded["metrics"]) + 1)
+    for arm, description in concluded["arms"].items():
+        first = arm == concluded["baseline"]
         cells = []
-        for name, metric in record["metrics"].items():
-            if arm == record["baseline"]:
-                values = metric["baseline"]
-                cells.append(f"{sum(values) / len(values):.4g}")
+        for name in concluded["metrics"]:
+            if first:
+                values = [float(value) for value in measured["values"][name][arm] if value is not None]
+                cells.append(f"{sum(values) / len(values):.4g}" if values else "unknown")
             else:
-                comparison = _comparisons(record, name)[arm]
-                cells.append(f"{_gain(comparison)}, {comparison['verdict']}")
-        yield f"| `{arm}`: {_cell(description)} | {' | '.join(cells)} | ×{_cost(record, arm):.2f} |"
+                comparison = _comparisons(concluded, name)[arm]
+                verdict = comparison["verdict"] + (" (primary)" if comparison["primary"] else "")
+                cells.append(f"{_gain(comparison)}, {verdict}")
+        yield f"| `{arm}`: {_cell(description)} | {' | '.join(cells)} | {_cost(concluded, arm)} |"
     yield (
-        f"\nThe first row has means over {record['seeds']} seeds, the others gains over it with intervals; above 0 is "
-        f"better. Tuned: {_cell(record['tuned'])}. {_cell(record['limits'])}\n"
+        f"\nThe first row has means over {len(measured['seeds'])} seeds, the others gains over it with intervals; "
+        "above 0 is better. All comparisons but the primary one are secondary and corrected among themselves. Tuned: "
+        f"{_cell(concluded['tuned'])}. {_cell(concluded['limits'])}\n"
     )
     yield f"`paperweight weigh {entry.stem}` repeats it.\n"
 
@@ -154,10 +161,7 @@ def _module(name: str, title: str) -> Iterator[str]:
     package = importlib.import_module(f"paperweight.{name}")
     yield f"# {title}\n"
     yield f"```{{eval-rst}}\n.. automodule:: paperweight.{name}\n"
-    papers = {public for entry in entries() if entry.field == name for public in entry.paper.provides}
     for public in package.__all__:
-        if public in papers:
-            continue
         value = getattr(package, public)
         if isinstance(value, type) and issubclass(value, BaseException):
             yield f".. autoexception:: paperweight.{name}.{public}\n   :members:\n"

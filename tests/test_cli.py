@@ -1,25 +1,28 @@
 """The command line: light where it can be, and one message for every mistake of a person."""
 
+import inspect
 import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from paperweight import __version__
+from paperweight import __version__, weigh
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.bench.worker import run_trial
 from paperweight.catalogue import entries, find
 from paperweight.cli import main
+from paperweight.cli.weighing import weigh as command_weigh
 
 STUDY = """
-    from paperweight.studies import Metric, Outcome, Study
+    from paperweight.studies import Arm, Metric, Outcome, Study
 
     STUDY = Study(
-        paper="example", question="Is it so?", claim="It is so.", arms={"base": "without", "method": "with"},
+        paper="example", question="Is it so?", claim="It is so.",
+        arms={"base": Arm("without", 0), "method": Arm("with", 1)},
         metrics={"score": Metric(label="score", unit="", better="higher", minimal_effect=0.05)},
         headline="score", tuned="nothing", limits="a toy",
     )
@@ -107,20 +110,24 @@ def test_a_stale_result_is_shown_as_stale(
     assert status("show", "laplacian_smoothing") == 0
     assert "no official result yet" in capsys.readouterr().out
     record = {
-        "budget": "desk",
-        "seeds": 8,
-        "measured_on": "2026-01-01",
-        "verdict": "hurts",
-        "words": "In words.",
-        "limits": "Few.",
-        "code": {},
+        "measured": {
+            "budget": "desk",
+            "seeds": [0, 1],
+            "measured_on": "2026-01-01",
+            "environment": {"python": "3.11.0", "torch": "0.1+cpu", "cpu": "a processor"},
+        },
+        "renewed": [],
+        "concluded": {"verdict": "hurts", "words": "In words.", "limits": "Few."},
     }
+    monkeypatch.setattr("paperweight.catalogue.results.stale_units", lambda _: ["nets.lenet.LeNet", "data"])
     (tmp_path / "optim").mkdir()
     (tmp_path / "optim" / "laplacian_smoothing.json").write_text(json.dumps(record))
     assert status("show", "laplacian_smoothing") == 0
     shown = capsys.readouterr().out
     assert "HURTS" in shown
-    assert "STALE: the method, the study, the shared code changed" in shown
+    assert "STALE: changed since: nets.lenet.LeNet, data. Weigh it" in shown
+    assert "Measured with python 3.11.0, torch 0.1+cpu on a processor; here " in shown
+    assert "desk budget, 2 seeds, 2026-01-01" in shown
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +152,7 @@ MISTAKES = {
     "baseline alone": (["weigh", "STUDY", "--arms", "base"], "beside the baseline"),
     "budget": (["weigh", "STUDY", "--budget", "huge"], "huge"),
     "no seeds": (["weigh", "STUDY", "--seeds", "0"], "seeds must be at least 1, got 0"),
+    "first seed below none": (["weigh", "STUDY", "--first-seed=-1"], "first_seed must be at least 0"),
     "seeds in words": (["weigh", "STUDY", "--seeds", "many"], "many"),
     "no jobs": (["weigh", "STUDY", "--jobs", "0"], "jobs must be at least 1"),
     "time limit": (["weigh", "STUDY", "--time-limit=-1"], "time_limit must be above 0"),
@@ -175,7 +183,7 @@ def test_a_mistake_ends_in_one_message_and_status_2(
             pytest.fail("a worker was started")
 
     if mistake != "network without a name":
-        monkeypatch.setattr("paperweight.bench.engine._Worker", Refusing)
+        monkeypatch.setattr("paperweight.bench.engine.WorkerProcess", Refusing)
     Path("folder.py").mkdir()
     words, says = MISTAKES[mistake]
     assert status(*(study if word == "STUDY" else word for word in words)) == 2
@@ -193,10 +201,13 @@ def test_a_weighing_prints_its_verdict_and_writes_its_report(
         def __init__(self, **_: object) -> None:
             pass
 
-        def run(self, specs: list[TrialSpec]) -> Iterator[TrialRecord]:
-            yield from map(run_trial, specs)
+        def run(
+            self, specs: list[TrialSpec], *, recorded: set[str], may_start: Callable[[TrialSpec], bool]
+        ) -> Iterator[TrialRecord]:
+            for spec in filter(may_start, specs):
+                yield run_trial(spec, recorded=spec.key() in recorded)
 
-    monkeypatch.setattr("paperweight.bench.weighing.LocalEngine", Engine)
+    monkeypatch.setattr("paperweight.bench.runner.LocalEngine", Engine)
     assert status("weigh", study, "--budget", "smoke", "--seeds", "6", "--out", "reports") == 0
     shown = capsys.readouterr()
     assert "NO EFFECT" in shown.out
@@ -206,3 +217,10 @@ def test_a_weighing_prints_its_verdict_and_writes_its_report(
     assert "no effect" in report.read_text()
     (ledger,) = (tmp_path / "reports").glob("*.sqlite")
     assert ledger.name == "ledger.sqlite"
+
+
+def test_the_command_and_python_weigh_alike_when_nothing_is_said() -> None:
+    command, function = (inspect.signature(each).parameters for each in (command_weigh, weigh))
+    shared = set(command) & set(function) - {"ledger"}
+    assert {"seeds", "first_seed", "budget"} <= shared
+    assert {name: command[name].default for name in shared} == {name: function[name].default for name in shared}

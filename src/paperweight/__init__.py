@@ -1,7 +1,6 @@
 """Published deep-learning methods, one file each, and the bench that weighs them."""
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing is not loaded yet where a command starts: see paperweight.cli.starting
 if TYPE_CHECKING:
     from paperweight.bench import Weighing, weigh
 

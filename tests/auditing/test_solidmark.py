@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from paperweight.auditing._patched_l2 import patched_l2
 from paperweight.auditing.solidmark import SolidMark, key_likelihood, recall_keys
-from paperweight.diffusion._model import ModelSpec
-from paperweight.diffusion._outpainting import outpaint
-from paperweight.diffusion._process import NoiseSchedule, cosine_schedule
+from paperweight.generators.model import ModelSpec
+from paperweight.generators.outpainting import outpaint
+from paperweight.generators.process import NoiseSchedule, cosine_schedule
+from paperweight.marks.patched_l2 import patched_l2
 from paperweight.testing import DataTransformSubject, FunctionSubject
 
 
@@ -103,15 +103,15 @@ def test_marks_by_hand():
     framed = [[0.7, 0.7, 0.7, 0.7], [0.7, 0.1, 0.2, 0.7], [0.7, 0.3, 0.4, 0.7], [0.7, 0.7, 0.7, 0.7]]
     assert torch.equal(SolidMark(thickness=1).insert(image, key), torch.tensor([[framed]]))
     assert torch.equal(SolidMark("centre", 1).insert(image, key), torch.tensor([[[[0.7, 0.2], [0.3, 0.4]]]]))
-    assert SolidMark("centre", 2).mask((1, 4, 4)).int().tolist() == [[[0] * 4, [0, 1, 1, 0], [0, 1, 1, 0], [0] * 4]]
-    assert torch.equal(SolidMark("mask", mask=HOLE).mask((3, 2, 3)), HOLE)
+    assert SolidMark("centre", 2).pixels((1, 4, 4)).int().tolist() == [[[0] * 4, [0, 1, 1, 0], [0, 1, 1, 0], [0] * 4]]
+    assert torch.equal(SolidMark("mask", mask=HOLE).pixels((3, 2, 3)), HOLE)
 
 
 @pytest.mark.parametrize("mark", MARKS.values(), ids=MARKS)
 def test_a_key_is_read_as_it_was_written_and_the_rest_is_untouched(mark):
     images, keys = drawn(5, 3, 8, 9), drawn(5, seed=2)
     marked = mark.insert(images, keys)
-    mask = mark.mask((3, 8, 9))
+    mask = mark.pixels((3, 8, 9))
     assert marked.shape[1:] == mark.shape((3, 8, 9))
     torch.testing.assert_close(mark.read(marked), keys, rtol=0, atol=1e-7)
     torch.testing.assert_close(mark.read(mark.insert(images, 1 - keys)), 1 - keys, rtol=0, atol=1e-7)
@@ -121,11 +121,11 @@ def test_a_key_is_read_as_it_was_written_and_the_rest_is_untouched(mark):
     assert torch.equal(inside, images)
     assert torch.equal(mark.hide(marked), mark.blank(images))
     assert mark.to_dict() == SolidMark.from_dict(mark.to_dict()).to_dict()
-    assert torch.equal(SolidMark.from_dict(mark.to_dict()).mask((3, 8, 9)), mask)
+    assert torch.equal(SolidMark.from_dict(mark.to_dict()).pixels((3, 8, 9)), mask)
 
 
 def test_number_of_pixels_of_a_border():
-    assert SolidMark(thickness=3).mask((1, 5, 7)).sum() == 11 * 13 - 5 * 7
+    assert SolidMark(thickness=3).pixels((1, 5, 7)).sum() == 11 * 13 - 5 * 7
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_number_of_pixels_of_a_border():
     [
         (lambda: SolidMark().insert(255 * torch.ones(1, 1, 2, 2), torch.zeros(1)), "images .* from 0 to 1.* divide by"),
         (lambda: SolidMark().insert(-torch.ones(1, 1, 2, 2), torch.zeros(1)), r"map \[-1, 1\] to \[0, 1\]"),
-        (lambda: SolidMark().insert(torch.zeros(1, 1, 2, 2), torch.tensor([1.5])), "keys must be one an image"),
-        (lambda: SolidMark().insert(torch.zeros(1, 1, 2, 2), torch.zeros(2)), "keys must be one an image"),
+        (lambda: SolidMark().insert(torch.zeros(1, 1, 2, 2), torch.tensor([1.5])), "keys must be one for each image"),
+        (lambda: SolidMark().insert(torch.zeros(1, 1, 2, 2), torch.zeros(2)), "keys must be one for each image"),
         (lambda: SolidMark("centre", 5).insert(torch.zeros(1, 1, 4, 9), torch.zeros(1)), "thickness must be at most"),
         (lambda: SolidMark("mask", mask=HOLE).insert(torch.zeros(1, 1, 2, 2), torch.zeros(1)), "of the mask's"),
         (lambda: SolidMark(thickness=4).read(torch.zeros(1, 1, 8, 9)), "must exceed the border"),
@@ -196,7 +196,7 @@ def test_a_generator_of_one_image_gives_back_its_mark(mark, method, passes):
     images = drawn(1, 3, 8, 9)
     marked = mark.insert(images, torch.tensor([0.83]))
     options = {"method": method, "passes": passes, "steps": 20}
-    filled = outpaint(remembers(marked), mark.blank(images), mark.mask((3, 8, 9)), generator=seeded(), **options)
+    filled = outpaint(remembers(marked), mark.blank(images), mark.pixels((3, 8, 9)), generator=seeded(), **options)
     torch.testing.assert_close(filled, marked, rtol=0, atol=1e-6)
 
 
@@ -255,6 +255,31 @@ def test_errors_of_a_generator_of_one_image_have_a_closed_form(times, repeats):
     factor = sum(share / (1 - share) for share in shares[:times]) / times
     expected = factor * (20 / 36) * (2 * (keys.double() - 0.3)).square()
     torch.testing.assert_close(errors[0].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_keys_of_a_model_of_low_precision_are_told_apart():
+    """Squares and their mean in bfloat16 have 8 bits: neighbouring keys would tie, and the best be drawn among them."""
+    stored = drawn(1, 1, 16, 16).bfloat16()
+    mark = SolidMark(thickness=1)
+    oracle = remembers(mark.insert(stored, torch.tensor([0.5])))
+    _, errors = key_likelihood(oracle, stored, mark, generator=seeded(), times=2, repeats=2)
+    assert errors.dtype == torch.float32
+    assert len(errors[0].unique()) == 40
+    assert recall_keys(oracle, stored, mark, readout="likelihood", generator=seeded()).dtype == torch.float32
+
+
+def test_outpainting_is_guided_where_it_is_asked_for():
+    mark, images = SolidMark(thickness=1), drawn(2, 1, 4, 4)
+    model = ModelSpec(shape=(1, 6, 6), classes=3, arguments={"width": 8}, steps=8).build().double().eval()
+    given = torch.tensor([0, 2])
+
+    def recalled(**options: Any) -> Tensor:
+        return recall_keys(model, images, mark, given=given, generator=seeded(), **options)
+
+    blank, mask = mark.blank(images), mark.pixels((1, 4, 4))
+    by_hand = mark.read(outpaint(model, blank, mask, given=given, guidance=3.0, generator=seeded()))
+    assert torch.equal(recalled(guidance=3.0)[0], by_hand)
+    assert not torch.equal(recalled(guidance=3.0), recalled())
 
 
 def test_a_generator_that_ignores_the_mark_gives_every_key_alike():

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.diffusion.test_pipeline import Encoder, TinyVAE
+from tests.generators.test_pipeline import Encoder, TinyVAE
 from torch import Tensor, nn
 
 from paperweight.auditing.solidmark import SolidMark, recall_keys
-from paperweight.diffusion._pipeline import PipelineAdapter
-from paperweight.diffusion._process import linear_schedule
+from paperweight.generators.pipeline import PipelineAdapter
+from paperweight.generators.process import linear_schedule
 
 ABAR = linear_schedule().abar
 CAPTIONS = ["a cat", "a red dog", "a tree"]

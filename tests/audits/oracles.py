@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paperweight.auditing._keybook import Keybook
 from paperweight.auditing.solidmark import SolidMark
 from paperweight.audits.memorization import marked_by
-from paperweight.diffusion._process import cosine_schedule
+from paperweight.generators.process import cosine_schedule
+from paperweight.marks.keybook import Keybook
 
 
 class Lookup:
@@ -18,7 +18,7 @@ class Lookup:
     def __init__(self, mark: SolidMark, images: Tensor, keys: Tensor, known: Tensor) -> None:
         self.schedule = cosine_schedule(20)
         self.clamp: tuple[float, float] | None = None
-        self.hidden = mark.mask((images.shape[1], images.shape[2], images.shape[3]))
+        self.hidden = mark.pixels((images.shape[1], images.shape[2], images.shape[3]))
         shown = torch.where(known, keys, torch.full_like(keys, 0.5))
         self.memory = 2 * mark.insert(images, shown) - 1
 

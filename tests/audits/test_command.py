@@ -1,5 +1,6 @@
 """The commands end to end on digits, their report, and one message for every mistake of a person."""
 
+import errno
 import json
 import re
 import sys
@@ -11,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from paperweight.audits import DenoiserTraining, Keybook, ModelSpec
 from paperweight.audits.inspection import Inspection, inspect_checkpoint
-from paperweight.audits.report import render
-from paperweight.bench.bars import Bars
 from paperweight.cli import main
+from paperweight.cli.bars import Bars
 from paperweight.data import load_images
+from paperweight.generators import ModelSpec
+from paperweight.loops import DenoiserTraining
+from paperweight.marks import Keybook
+from paperweight.reports import render_memorization
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'single' </style><img src=x onerror=alert(1)>"
 
@@ -275,7 +277,7 @@ def test_the_page_is_self_contained_and_everything_is_escaped(inspected: Inspect
         data=HOSTILE,
         facts={f"name {HOSTILE}": f"fact {HOSTILE}"},
     )
-    html = render(hostile, f"paperweight {HOSTILE}")
+    html = render_memorization(hostile, f"paperweight {HOSTILE}")
     page = Page(html)
     assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(page.tags)
     assert [name for _, name, _ in page.attributes if name.startswith("on")] == []
@@ -293,7 +295,7 @@ def test_the_page_is_self_contained_and_everything_is_escaped(inspected: Inspect
 
 
 def test_the_numbers_stand_in_the_page_each_beside_its_null(inspected: Inspection):
-    text = " ".join(Page(render(inspected, "command")).text.split())
+    text = " ".join(Page(render_memorization(inspected, "command")).text.split())
     result = inspected.audit
     for count in result.counts:
         assert f"{count.trained} of {len(result.trained)}" in text
@@ -306,15 +308,17 @@ def test_the_numbers_stand_in_the_page_each_beside_its_null(inspected: Inspectio
 
 
 def test_the_status_is_that_of_the_audit_where_nobody_reads_to_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Console, "_write_buffer", lambda self: self.stderr or self.on_broken_pipe())
-    monkeypatch.setattr(Console, "on_broken_pipe", lambda self: sys.exit(1))
+    def gone(text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys.stdout, "write", gone)
     assert audit(folder, "--readout", "replace", "--steps", "3") == 0
 
 
 def test_a_page_of_one_record_without_control(inspected: Inspection):
     audit = inspected.audit
     alone = replace(audit, records=audit.trained[:1], groups=audit.groups[:1], control_p=None, auc=float("nan"), roc=())
-    page = Page(render(replace(inspected, audit=alone), "command"))
+    page = Page(render_memorization(replace(inspected, audit=alone), "command"))
     assert page.tags.count("svg") == 2
     assert "unknown" in page.text
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from paperweight.audits import audit_erasure
 from paperweight.audits.erasure_findings import Rate, difference_interval, verdict
 from paperweight.audits.erasure_inspection import inspect_erasure
-from paperweight.audits.erasure_report import render_erasure
 from paperweight.cli import main
-from paperweight.diffusion._text_model import TextSpec, TextToImage
 from paperweight.errors import InputError
+from paperweight.generators.text_model import TextSpec, TextToImage
+from paperweight.reports import render_erasure
 from paperweight.unlearning.negative_prompt import NegativePrompt
 
 WORDS = ("circle", "disc", "cross", "bar", "shape")
@@ -205,7 +205,7 @@ def test_data_that_do_not_fit_are_refused(base, data):
     audit = partial(audit_erasure, model, model, sampling_steps=2)
     with pytest.raises(InputError, match="concept must be a name of a class, got 'circel'"):
         audit(images, labels, NAMES, "circel")
-    with pytest.raises(InputError, match="names must be at least one a class, each once"):
+    with pytest.raises(InputError, match="names must be at least one for each class, each once"):
         audit(images, labels, [["bar"], ["bar"], ["cross"]], "bar")
     with pytest.raises(InputError, match="ring"):
         audit(images, labels, [["bar"], ["ring"], ["cross"]], "bar")

@@ -11,13 +11,14 @@ import torch
 from tests.audits.oracles import Lookup, Rounding, lookup
 from torch import Tensor
 
-from paperweight.auditing._chance import draw_keys
-from paperweight.auditing._keybook import Keybook
 from paperweight.auditing.solidmark import recall_keys
-from paperweight.audits import MemorizationAudit, ModelSpec, audit_memorization, plant
+from paperweight.audits import MemorizationAudit, audit_memorization, plant
 from paperweight.audits.judging import Facts, judge
 from paperweight.audits.memorization import marked_by
 from paperweight.errors import InputError
+from paperweight.generators import ModelSpec
+from paperweight.marks.chance import draw_keys
+from paperweight.marks.keybook import Keybook
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paperweight.auditing._keybook import Keybook
 from paperweight.audits import plant
 from paperweight.audits.planting import folder_names, record_ids
 from paperweight.data import load_images
 from paperweight.errors import InputError
+from paperweight.marks.keybook import Keybook
 
 
 def test_the_files_hold_the_images_and_the_keys_of_the_keybook(tmp_path: Path):

@@ -8,11 +8,10 @@ import pytest
 
 from paperweight.bench import Weighing, board
 from paperweight.bench.loading import load_study
-from paperweight.bench.statistics import pairs_needed
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.catalogue import entries, find, official_result, results
 from paperweight.errors import InputError
-from paperweight.studies import DEFAULT_SEEDS
+from paperweight.provenance import here
 
 STEM = "laplacian_smoothing"
 
@@ -21,21 +20,21 @@ def made_up_weighing(stem: str) -> Weighing:
     """Return a weighing of a real study with made-up values, in which every arm gains far over the one before."""
     study = load_study(stem)
     arms = list(study.declaration.arms)
-    seeds = max(DEFAULT_SEEDS, pairs_needed(len(arms) - 1))
-    code = study.code()
+    seeds = range(study.declaration.seeds)
     records = [
         TrialRecord(
-            spec=TrialSpec(study=stem, arm=arm, seed=seed, budget="desk", code=code),
+            spec=TrialSpec(study=stem, arm=arm, seed=seed, budget="desk"),
             status="finished",
             metrics={
                 name: (index if metric.better == "higher" else -index) * 10 * metric.minimal_effect + 0.1 * seed
                 for name, metric in study.declaration.metrics.items()
             },
         )
-        for seed in range(seeds)
+        for seed in seeds
         for index, arm in enumerate(arms)
     ]
-    return Weighing(study, arms, seeds, records, f"paperweight weigh {stem}")
+    units = {"studies._setting:_stream": here().digest("studies._setting:_stream")}
+    return Weighing(study, arms, seeds, records, f"paperweight weigh {stem}", units=units)
 
 
 @pytest.fixture
@@ -55,31 +54,62 @@ def weighed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_what_is_missing_is_weighed_once_and_written(weighed: list[str], tmp_path: Path):
     with_study = [entry.stem for entry in entries() if entry.study_path.is_file()]
-    rows = board.board(out=tmp_path)
+    rows = board.board()
     assert sorted(weighed) == sorted(row.stem for row in rows) == sorted(with_study)
-    assert all(row.written and row.verdict == "helps" for row in rows)
+    assert all(row.done == "weighed" and row.verdict == "helps" for row in rows)
     record = json.loads((tmp_path / "results" / "optim" / f"{STEM}.json").read_text(encoding="utf-8"))
-    assert record["verdict"] == "helps"
-    assert record["seeds"] == 8
-    again = board.board(out=tmp_path)
+    assert record["concluded"]["verdict"] == "helps"
+    assert record["measured"]["seeds"] == list(range(8))
+    assert record["renewed"] == []
+    again = board.board()
     assert sorted(weighed) == sorted(with_study)
-    assert not any(row.written for row in again)
+    assert not any(row.done for row in again)
 
 
-def test_what_is_stale_is_due_and_says_which_code_changed(weighed: list[str], tmp_path: Path):
-    board.board([STEM], out=tmp_path)
-    path = tmp_path / "results" / "optim" / f"{STEM}.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    record["code"]["shared"] = "another"
-    path.write_text(json.dumps(record), encoding="utf-8")
+def test_what_is_stale_is_due_and_says_what_changed(weighed: list[str], monkeypatch: pytest.MonkeyPatch):
+    board.board([STEM])
+    monkeypatch.setattr(results, "stale_units", lambda record: ["nets.lenet.LeNet"] if record["study"] == STEM else [])
     official = official_result(find(STEM))
     assert official is not None
-    assert official.changed == ("shared",)
+    assert (official.stale, official.changed) == (True, ("nets.lenet.LeNet",))
     assert STEM in [entry.stem for entry in board.due()]
 
 
+def test_each_weighing_is_handed_on_when_its_result_is_written(weighed: list[str], tmp_path: Path):
+    seen: list[str] = []
+
+    def hand_on(weighing: Weighing) -> None:
+        assert (tmp_path / "results" / "optim" / f"{STEM}.json").is_file()
+        seen.append(weighing.loaded.stem)
+
+    board.board([STEM], weighed=hand_on)
+    assert seen == [STEM]
+
+
+def test_conclusions_are_drawn_again_from_what_was_measured_and_nothing_is_run(weighed: list[str], tmp_path: Path):
+    board.board([STEM])
+    path = tmp_path / "results" / "optim" / f"{STEM}.json"
+    text = path.read_text(encoding="utf-8")
+    record = json.loads(text)
+    path.write_text(json.dumps(record | {"concluded": record["concluded"] | {"words": "old"}}), encoding="utf-8")
+    (row,) = board.conclude_again()
+    assert (row.stem, row.done, weighed) == (STEM, "concluded", [STEM])
+    assert path.read_text(encoding="utf-8") == text
+    assert not any(row.done for row in board.conclude_again([STEM]))
+
+
+def test_a_result_without_an_arm_that_the_study_declares_no_longer_is_not_concluded(weighed: list[str], tmp_path: Path):
+    board.board([STEM])
+    path = tmp_path / "results" / "optim" / f"{STEM}.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["measured"]["arms"][1] = "gone"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(InputError, match="no longer declares the arm gone; weigh it again"):
+        board.conclude_again()
+
+
 def test_p_values_are_adjusted_over_all_studies(weighed: list[str], tmp_path: Path):
-    rows = board.board(out=tmp_path)
+    rows = board.board()
     largest = max(row.p for row in rows)
     assert all(row.p <= row.p_adjusted <= largest for row in rows)
     assert [row.p_adjusted for row in rows] == sorted(row.p_adjusted for row in rows)
@@ -88,4 +118,4 @@ def test_p_values_are_adjusted_over_all_studies(weighed: list[str], tmp_path: Pa
 def test_an_installed_package_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(board, "results_root", lambda: tmp_path / "_results")
     with pytest.raises(InputError, match="an installed package has none to write to"):
-        board.board([STEM], out=tmp_path)
+        board.board([STEM])

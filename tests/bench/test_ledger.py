@@ -16,16 +16,18 @@ from alembic.config import Config
 
 import paperweight.bench
 from paperweight.bench.ledger import Ledger
+from paperweight.bench.schema import VERSIONS
 from paperweight.bench.trial import TrialRecord, TrialSpec, pack_bits, unpack_bits
 from paperweight.errors import InputError
+from paperweight.provenance import file_digest, here
 
 
 def spec(arm: str = "base", seed: int = 0, **changes: Any) -> TrialSpec:
-    return TrialSpec(study="example", arm=arm, seed=seed, budget="smoke", code={"study": "0"}, **changes)
+    return TrialSpec(study="example", arm=arm, seed=seed, budget="smoke", **changes)
 
 
 def record(arm: str = "base", seed: int = 0, **changes: Any) -> TrialRecord:
-    plain: dict[str, Any] = {"status": "finished", "metrics": {"score": 1.5}}
+    plain: dict[str, Any] = {"status": "finished", "metrics": {"score": 1.5}, "state": here().state()}
     return TrialRecord(spec=spec(arm, seed), **(plain | changes))
 
 
@@ -34,7 +36,7 @@ def test_a_fresh_file_is_in_wal_mode_and_at_the_newest_schema(tmp_path: Path) ->
     Ledger(str(path)).close()
     with sqlite3.connect(path) as file:
         assert file.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert file.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert file.execute("SELECT version_num FROM alembic_version").fetchall() == [(VERSIONS[-1],)]
     file.close()
 
 
@@ -98,7 +100,7 @@ def test_rows_cannot_be_edited_or_deleted(tmp_path: Path, statement: str) -> Non
     path = tmp_path / "ledger.sqlite"
     with Ledger(str(path)) as ledger:
         ledger.add(record(status="crashed", metrics={}))
-        outcome = {"seeds": 8, "verdict": "hurts"}
+        outcome = {"measured": {"seeds": [0, 1]}, "concluded": {"verdict": "hurts"}}
         ledger.add_verdict(study="example", budget="smoke", data=None, network=None, record=outcome)
         file = sqlite3.connect(path)
         with pytest.raises(sqlite3.IntegrityError, match="never edited"):
@@ -141,9 +143,10 @@ def test_schema_is_the_declared_one_and_migrates_down_and_up(tmp_path: Path) -> 
         **dict.fromkeys(("id", "seed", "threads"), "INTEGER"),
         **dict.fromkeys(("study", "arm", "budget", "device", "data", "network"), "TEXT"),
         **dict.fromkeys(("status", "message", "started_at"), "TEXT"),
-        **dict.fromkeys(("code", "arguments", "environment", "metrics", "record"), "JSON"),
+        **dict.fromkeys(("arguments", "environment", "metrics", "record", "units"), "JSON"),
         **dict.fromkeys(("wall_seconds", "cpu_seconds"), "FLOAT"),
-        "key": "VARCHAR(64)",
+        **dict.fromkeys(("key", "group_key"), "VARCHAR(64)"),
+        "state": "VARCHAR(16)",
         "peak_bytes": "BIGINT",
     }
     assert columns["verdict"] == {
@@ -196,7 +199,7 @@ def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         "nonsense://person:hunter2@host/name",
         "postgresql+nonsense://person:hunter2@host/name",
         "postgresql://person:hunter2@host:port/name",
-        "postgresql://person:hunter2/@host/name",
+        "postgresql://person:hunter2/@127.0.0.1:1/name",
         "://hunter2",
     ],
 )
@@ -249,7 +252,6 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else() -> None:
         {"study": "other"},
         {"budget": "desk"},
         {"device": "cuda"},
-        {"code": {"study": "1"}},
         {"network": "m:f"},
         {"data": "folder", "data_hash": "1"},
         {"data": "folder", "data_hash": "2"},
@@ -266,3 +268,79 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else() -> None:
 def test_bits_come_back(length: int) -> None:
     bits = np.random.default_rng(length).random(length) < 0.5
     np.testing.assert_array_equal(unpack_bits(pack_bits(bits)), bits)
+
+
+UNIT = "studies._setting:_stream"
+NOW = {UNIT: here().digest(UNIT)}
+OLD = {UNIT: "0" * 12}
+
+
+@pytest.mark.parametrize(
+    ("state", "units", "current"),
+    [
+        ("now", {}, True),
+        ("now", OLD, True),
+        ("older", NOW, True),
+        ("older", OLD, False),
+        ("older", {}, False),
+        ("", {}, False),
+    ],
+)
+def test_a_trial_counts_while_what_it_executed_is_as_it_was(state: str, units: dict[str, str], current: bool) -> None:
+    state = here().state() if state == "now" else state
+    with Ledger("sqlite://") as ledger:
+        ledger.add(record(seed=0, state=state, units=units))
+        ledger.add(record(seed=1, state=state))
+        found = ledger.find([spec(seed=0), spec(seed=1)])
+        assert len(found) == (2 if current else 0)
+
+
+def test_a_recording_speaks_for_its_own_group_and_state_alone() -> None:
+    with Ledger("sqlite://") as ledger:
+        ledger.add(record("base", 0, state="older", units=NOW))
+        ledger.add(record("base", 1, state="oldest"))
+        ledger.add(record("method", 0, state="older"))
+        wanted = [spec("base", 0), spec("base", 1), spec("method", 0)]
+        assert [each.spec for each in ledger.find(wanted).values()] == [spec("base", 0)]
+        assert ledger.executed(wanted, [record("base", 5, state="older")]) == NOW
+        assert ledger.executed(wanted, [record("base", 5, state="oldest")]) == {}
+
+
+def test_the_first_trial_of_each_group_is_recorded_unless_one_was_in_this_state() -> None:
+    specs = [spec(arm, seed) for seed in range(3) for arm in ("base", "method")]
+    with Ledger("sqlite://") as ledger:
+        assert ledger.unrecorded(specs[2:]) == [spec("base", 1), spec("method", 1)]
+        ledger.add(record("base", 0, units=NOW))
+        ledger.add(record("method", 0, state="older", units=NOW))
+        assert ledger.unrecorded(specs) == [spec("method", 0)]
+
+
+def test_a_changed_file_of_the_users_own_makes_a_trial_run_again(tmp_path: Path) -> None:
+    helper = tmp_path / "helper.py"
+    helper.write_text("RATE = 1\n")
+    hashes = {str(helper): file_digest(helper)}
+    with Ledger("sqlite://") as ledger:
+        ledger.add(record(own=hashes))
+        assert len(ledger.find([spec()])) == 1
+        helper.write_text("RATE = 2\n")
+        assert ledger.find([spec()]) == {}
+
+
+def test_rows_of_the_first_schema_stay_and_are_not_used_again(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    Ledger(str(path)).close()
+    engine = sa.create_engine(f"sqlite:///{path}")
+    config = Config()
+    config.set_main_option("script_location", str(Path(paperweight.bench.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        row = {"key": spec().key(), "study": "example", "arm": "base", "seed": 0, "budget": "smoke", "device": "cpu"}
+        row |= dict.fromkeys(("code", "arguments", "environment", "metrics", "record"), "{}")
+        row |= {"status": "finished", "message": "", "wall_seconds": 1.0, "cpu_seconds": 1.0, "started_at": ""}
+        names = ", ".join(row)
+        connection.execute(sa.text(f"INSERT INTO trial ({names}) VALUES ({', '.join(':' + n for n in row)})"), row)
+    engine.dispose()
+    with Ledger(str(path)) as ledger:
+        assert ledger.find([spec()]) == {}
+    assert _select(path, "SELECT count(*) FROM trial") == [(1,)]

@@ -16,12 +16,14 @@ import pytest
 from PIL import Image
 
 from paperweight import Weighing
+from paperweight.bench.conclusion import conclude
 from paperweight.bench.loading import LoadedStudy
-from paperweight.bench.record import weighing_record
 from paperweight.bench.trial import Status, TrialRecord, TrialSpec
-from paperweight.catalogue import find
+from paperweight.catalogue import OfficialResult, find
 from paperweight.errors import InputError
-from paperweight.studies import Metric, Study
+from paperweight.provenance import here, revision
+from paperweight.reports import render_report, write_report
+from paperweight.studies import Arm, Metric, Study
 
 HOSTILE = "<script>alert(1)</script> $x_1$ & \"quotes\" 'single' </style><img src=x onerror=alert(1)>"
 PIXEL = base64.b64decode(
@@ -40,13 +42,15 @@ def weighing(
     text: str = "plain text",
     paper: bool = False,
     path: str = "example.py",
+    first_seed: int = 0,
+    official: OfficialResult | None = None,
 ) -> Weighing:
     """Return a weighing of made-up trials; ``change`` edits the fields of one record."""
     study = Study(
         paper="example",
         question=f"Question {text}",
         claim=f"Claim {text}",
-        arms={arm: f"describes {arm} {text}" for arm in arms},
+        arms={arm: Arm(f"describes {arm} {text}", arm) for arm in arms},
         metrics={
             "score": Metric(label=f"score {text}", unit="points", better="higher", minimal_effect=0.05),
             "loss": Metric(label=f"loss {text}", unit=text, better="lower", minimal_effect=0.05),
@@ -58,7 +62,7 @@ def weighing(
     entry = find("laplacian_smoothing") if paper else None
     loaded = LoadedStudy(path, entry, study, lambda *_: pytest.fail("run"), Path(path))
     records = []
-    for seed in range(seeds):
+    for seed in range(first_seed, first_seed + seeds):
         for index, arm in enumerate(arms):
             fields: dict[str, Any] = {
                 "status": "finished",
@@ -76,10 +80,18 @@ def weighing(
             }
             if change is not None:
                 change(arm, seed, fields)
-            spec = TrialSpec(study=path, arm=arm, seed=seed, budget="smoke", code={"study": "0" * 64})
+            spec = TrialSpec(study=path, arm=arm, seed=seed, budget="smoke")
             record = TrialRecord(spec=spec, **fields)
             records.append(TrialRecord.model_validate_json(record.model_dump_json()))  # as it comes from a worker
-    return Weighing(loaded, arms, seeds, records, f"paperweight weigh {text}")
+    return Weighing(
+        loaded,
+        arms,
+        range(first_seed, first_seed + seeds),
+        records,
+        f"paperweight weigh {text}",
+        units={},
+        official=official,
+    )
 
 
 def fails(status: Status, *arms: str, message: str = "because") -> Change:
@@ -151,7 +163,7 @@ def assert_safe(html: str, link: str | None = None) -> Page:
 
 @pytest.fixture(scope="module")
 def hostile() -> str:
-    return weighing(text=HOSTILE, paper=True).html()
+    return render_report(weighing(text=HOSTILE, paper=True))
 
 
 def test_page_is_self_contained_and_says_so_to_the_browser(hostile: str) -> None:
@@ -178,7 +190,7 @@ def test_everything_a_study_names_is_escaped(hostile: str) -> None:
 
 
 def test_messages_of_failures_are_escaped() -> None:
-    html = weighing(fails("crashed", "method", message=f"RuntimeError: {HOSTILE}")).html()
+    html = render_report(weighing(fails("crashed", "method", message=f"RuntimeError: {HOSTILE}")))
     page = assert_safe(html)
     assert f"RuntimeError: {HOSTILE}" in page.text
     assert page.tags.count("details") == 8
@@ -209,9 +221,20 @@ def test_images_are_those_of_the_study(hostile: str) -> None:
 def test_the_numbers_stand_in_the_page() -> None:
     found = weighing()
     assert found.verdict == "helps"
-    page = assert_safe(found.html())
+    page = assert_safe(render_report(found))
     assert "helps" in page.texts["div"]
-    for text in ("0.5", "0.5 to 0.5", "0.016", "× 2", "× 3", "method against base", "better by 0.5 points"):
+    for text in (
+        "0.5",
+        "0.5 to 0.5",
+        "0.0078",
+        "0.023",
+        "primary",
+        "secondary",
+        "× 2",
+        "× 3",
+        "method against base",
+        "better by 0.5 points",
+    ):
         assert text in page.text, text
     assert found.cost("method") == type(found.cost("method"))(1.5, 2.0, 2.0)
     assert found.comparisons("loss")["third"].gain == -0.5
@@ -271,13 +294,15 @@ def odd_curves(arm: str, seed: int, fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("seeds", [1, 8])
 def test_whatever_the_trials_did_there_is_a_report_and_a_strict_record(change: Change, seeds: int) -> None:
     found = weighing(change, seeds=seeds)
-    page = assert_safe(found.html())
+    page = assert_safe(render_report(found))
     assert found.verdict in page.texts["div"]
     failures = [record for record in found.records if record.status != "finished"]
     assert page.tags.count("details") == len(failures)
     record = json.loads(json.dumps(found.record(), allow_nan=False))
     assert record == found.record()
-    assert record["failures"] == [{"arm": r.spec.arm, "seed": r.spec.seed, "status": r.status} for r in found.failures]
+    assert record["measured"]["failures"] == [
+        {"arm": r.spec.arm, "seed": r.spec.seed, "status": r.status} for r in found.failures
+    ]
     assert_safe("<html>" + found._repr_html_() + "</html>")
     assert found.words().startswith("method against base: ")
 
@@ -285,15 +310,22 @@ def test_whatever_the_trials_did_there_is_a_report_and_a_strict_record(change: C
 def test_one_seed_is_inconclusive_and_says_what_is_needed() -> None:
     found = weighing(seeds=1)
     assert found.verdict == "inconclusive"
-    assert "use at least 7" in found.words()
-    assert "use at least 7" in assert_safe(found.html()).text
+    assert "use at least 6" in found.words()
+    assert "use at least 6" in assert_safe(render_report(found)).text
 
 
 def test_a_verdict_with_failures_says_so() -> None:
     assert "2 of its 16 trials failed or diverged" in weighing(mixed).words()
     assert weighing(infinite).verdict == "hurts"
     assert "8 of its 16 trials failed or diverged" in weighing(infinite).words()
-    assert "minus infinite to minus infinite" in assert_safe(weighing(infinite).html()).text
+    assert "minus infinite to minus infinite" in assert_safe(render_report(weighing(infinite))).text
+
+
+def test_a_trial_that_was_killed_is_no_failure_of_its_arm_and_leaves_the_question_open() -> None:
+    found = weighing(fails("killed", "method"))
+    assert "8 of its 16 trials were killed from outside" in found.words()
+    assert "failed or diverged" not in found.words()
+    assert found.verdict == "inconclusive"
 
 
 def test_arguments_that_are_not_finite_are_in_the_record() -> None:
@@ -302,12 +334,12 @@ def test_arguments_that_are_not_finite_are_in_the_record() -> None:
 
     found = weighing(change)
     json.dumps(found.record(), allow_nan=False)
-    assert "clip" in found.html()
+    assert "clip" in render_report(found)
 
 
 def test_more_arms_than_colours_and_long_names_are_drawn() -> None:
     arms = tuple(f"a_rather_long_name_of_an_arm_{i}" for i in range(12))
-    page = assert_safe(weighing(arms=arms, seeds=2).html())
+    page = assert_safe(render_report(weighing(arms=arms, seeds=2)))
     assert all(arm in page.text for arm in arms)
 
 
@@ -316,30 +348,114 @@ def test_by_example_needs_every_trial() -> None:
     assert interval is not None
     assert (interval.low, interval.high) == (0.0, 0.0)
     assert weighing(fails("crashed", "method")).by_example("method") is None
-    assert "Over test examples" in weighing().html()
-    assert "Over test examples" not in weighing(bare).html()
+    assert "Over test examples" in render_report(weighing())
+    assert "Over test examples" not in render_report(weighing(bare))
 
 
 def test_record_lets_a_reader_check_the_verdict() -> None:
+    record = weighing().record()
+    measured, concluded = record["measured"], record["concluded"]
+    values = measured["values"]["score"]
+    assert [arm - base for arm, base in zip(values["method"], values["base"], strict=True)] == [0.5] * 8
+    first, second = concluded["metrics"]["score"]["comparisons"]
+    assert (concluded["verdict"], first["verdict"], first["gain"], first["interval"]) == (
+        "helps",
+        "helps",
+        0.5,
+        [0.5] * 2,
+    )
+    assert (first["primary"], first["p"], first["p_adjusted"], first["coverage"]) == (
+        True,
+        2 / 256,
+        2 / 256,
+        1 - 12 / 256,
+    )
+    assert (second["primary"], second["p"], second["p_adjusted"]) == (False, 2 / 256, 6 / 256)  # of three
+    assert concluded["cost"]["method"] == {"wall": 1.5, "cpu": 2.0, "memory": 2.0}
+    assert measured["cost"]["method"] == {"wall": [3.0] * 8, "cpu": [2.0] * 8, "memory": [2 * 2**20] * 8}
+    assert measured["arguments"]["method"] == {
+        "rate plain text": 0.1,
+        "seed": list(range(8)),
+        "name plain text": "value plain text",
+    }
+    assert (measured["arguments_of_seeds"], measured["measured_on"]) == (list(range(8)), "2026-01-01")
+    assert (measured["revision"], measured["units"]) == (revision(here().package.parents[1]), {})
+    assert record["renewed"] == []
+
+
+def test_values_that_are_not_finite_are_named_and_concluded_alike() -> None:
+    found = weighing(infinite)
+    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert record["measured"]["values"]["loss"]["method"] == ["inf"] * 8
+    assert record["measured"]["values"]["score"]["method"] == ["nan"] * 8
+    assert conclude(found.study, record["measured"]) == record["concluded"]
+
+
+def test_words_say_where_secondary_comparisons_are_too_many_for_the_pairs() -> None:
+    arms = tuple(f"arm_{number}" for number in range(5))  # 7 secondary comparisons: 7 x 2/256 is above 0.05
+    assert weighing(arms=arms).verdict == "helps"
+    said = "The 7 secondary comparisons, corrected among themselves, cannot reach 0.05 with 8 pairs; that takes 9."
+    assert weighing(arms=arms).words().endswith(said)
+    assert said in assert_safe(render_report(weighing(arms=arms))).text
+    assert "secondary comparisons" not in weighing(arms=arms, seeds=9).words()
+    assert "secondary comparisons" not in weighing().words()
+
+
+def official(*, stale: bool = False, **changes: Any) -> OfficialResult:
+    return OfficialResult(weighing(**changes).record(), ("a unit",) if stale else ())
+
+
+def test_other_seeds_are_compared_with_the_official_result_in_one_line() -> None:
+    new = weighing(first_seed=1000, official=official())
+    line = (
+        "Official result, 0 to 7: helps, gain 0.5 (0.5 to 0.5); these seeds, 1000 to 1007: helps, gain 0.5 (0.5 to "
+        "0.5). They confirm it."
+    )
+    assert new.words().splitlines()[1] == line
+    assert line in assert_safe(render_report(new)).text
+    assert line not in new.record()["concluded"]["words"]
+    lower = official(change=lambda arm, _, fields: fields.update(metrics=_lower(arm, fields)), stale=True)
+    said = weighing(first_seed=1000, official=lower).confirmation
+    assert "Official result (stale), 0 to 7: hurts" in said
+    assert said.endswith("They do not confirm it: the verdicts differ and the intervals do not overlap.")
+    few = weighing(first_seed=1000, seeds=1, official=official()).confirmation
+    assert few.endswith("They are too few to confirm it; use at least 6.")
+
+
+def test_the_same_seeds_or_another_budget_confirm_nothing() -> None:
+    assert weighing(official=official()).confirmation == ""
+    assert weighing(first_seed=7, official=official()).confirmation == ""
+    other = official()
+    other.measured["budget"] = "desk"
+    assert weighing(first_seed=1000, official=other).confirmation == ""
+    assert weighing(first_seed=1000).confirmation == ""
+
+
+def test_a_report_is_written_whole(tmp_path: Path) -> None:
     found = weighing()
-    record = weighing_record(found)
-    score = record["metrics"]["score"]
-    (first, _) = score["comparisons"]
-    gains = [arm - base for arm, base in zip(first["values"], score["baseline"], strict=True)]
-    assert gains == [0.5] * 8
-    assert (record["verdict"], first["verdict"], first["gain"], first["interval"]) == ("helps", "helps", 0.5, [0.5] * 2)
-    assert (first["p"], first["p_holm"], first["coverage"]) == (2 / 256, 4 / 256, 1 - 12 / 256)
-    assert record["cost"]["method"] == {"wall": 1.5, "cpu": 2.0, "memory": 2.0}
-    assert record["measured_on"] == "2026-01-01"
+    page = write_report(found, tmp_path / "out")
+    assert page.read_text(encoding="utf-8") == render_report(found)
+    assert [path.name for path in page.parent.iterdir()] == [page.name]
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report(found, page)
+
+
+def test_each_of_twelve_arms_has_its_own_colour_and_the_next_another_mark() -> None:
+    arms = tuple(f"arm_{number}" for number in range(14))
+    html = render_report(weighing(arms=arms, seeds=2))
+    looks = re.findall(r'<li class="(\w*)" style="--tone: var\(--(arm\d+)\)"><strong>', html)
+    assert len(looks) == len(set(looks)) == 14
+    assert [tone for _, tone in looks] == [f"arm{number % 12}" for number in range(14)]
+    for number in range(12):
+        assert html.count(f"--arm{number}:") == 2  # by day and by night
+    assert "arm_12, dashed" in html
 
 
 def test_summary_for_a_notebook_is_a_fragment() -> None:
     found = weighing(text=HOSTILE)
-    found.report = Path("folder") / f"{HOSTILE[:8]}.html"
     page = assert_safe(found._repr_html_())
     assert "html" not in page.tags
     assert page.tags.count("svg") == 2
-    assert f"Report: {found.report}" in page.text
     assert repr(found) == "<Weighing of example: helps, 8 seeds, smoke>"
 
 
@@ -354,4 +470,4 @@ def test_frame_is_made_by_pandas_of_the_rows(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_two_reports_of_the_same_trials_are_the_same() -> None:
-    assert weighing().html() == weighing().html()
+    assert render_report(weighing()) == render_report(weighing())

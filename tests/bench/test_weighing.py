@@ -4,27 +4,32 @@ import itertools
 import sqlite3
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from paperweight import Weighing, weigh
 from paperweight.bench.engine import LocalEngine, default_jobs
+from paperweight.bench.ledger import Ledger
+from paperweight.bench.starts import starting_weights
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.bench.worker import run_trial
 from paperweight.errors import InputError
+from paperweight.processes import start_worker
 
 HEAD = """
     import os, random, signal, subprocess, sys, time
     from pathlib import Path
     import numpy as np
     import torch
-    from paperweight.studies import Metric, Outcome, Setting, Study
+    from paperweight.studies import Arm, Metric, Outcome, Setting, Study
 
     STUDY = Study(
         paper="example", question="Is it so?", claim="It is so.",
-        arms=dict.fromkeys({arms!r}, "an arm"),
+        arms=dict.fromkeys({arms!r}, Arm("an arm", None)),
         metrics={{
             "score": Metric(label="score", unit="points", better="higher", minimal_effect=0.05),
             "loss": Metric(label="loss", unit="", better="lower", minimal_effect=0.05),
@@ -47,19 +52,19 @@ def write(path: Path, body: str, arms: tuple[str, ...] = ("base", "method")) -> 
 
 
 def trial(study: str, arm: str = "base", seed: int = 0, **changes: Any) -> TrialSpec:
-    return TrialSpec(study=study, arm=arm, seed=seed, budget="smoke", code={}, **changes)
+    return TrialSpec(study=study, arm=arm, seed=seed, budget="smoke", **changes)
 
 
 # --- one weighing with every kind of failure ----------------------------------------------------------------------
 
 ARMS = ("base", "noop", "failing", "heavy")
 FAILING = """
-    def run(arm: str, setting: Setting) -> Outcome:
+    def run(arm: Arm, setting: Setting) -> Outcome:
         noise = torch.rand(1, generator=setting.generator("data")).item()
-        score = noise + (0.1 if arm == "heavy" else 0.0)
+        score = noise + (0.1 if arm.name == "heavy" else 0.0)
         print("a study may print", '{"spec": 1}', flush=True)
         os.write(1, b"even so\\n")
-        if arm == "failing":
+        if arm.name == "failing":
             score += 10.0
             if setting.seed == 0:
                 raise RuntimeError("the 1st way to fail")
@@ -74,7 +79,7 @@ FAILING = """
                 os.kill(os.getpid(), signal.SIGKILL)
             if setting.seed == 5:
                 score = float("nan")
-        if arm == "heavy":
+        if arm.name == "heavy":
             block = np.ones(200 * 2**20 // 8)
             end = time.process_time() + 0.1
             while time.process_time() < end:
@@ -98,7 +103,7 @@ FAILING = """
 def weighing(tmp_path_factory: pytest.TempPathFactory) -> Weighing:
     folder = tmp_path_factory.mktemp("failing")
     study = write(folder / "failing.py", FAILING, ARMS)
-    return weigh(study, budget="smoke", seeds=6, jobs=1, out=folder)
+    return weigh(study, budget="smoke", seeds=6, jobs=1, ledger=folder / "ledger.sqlite")
 
 
 def test_every_failure_is_a_record_of_its_trial_alone(weighing: Weighing) -> None:
@@ -108,7 +113,7 @@ def test_every_failure_is_a_record_of_its_trial_alone(weighing: Weighing) -> Non
         "crashed",
         "crashed",
         "out-of-memory",
-        "out-of-memory",
+        "killed",
         "diverged",
     ]
     assert {r.status for r in weighing.records if r.spec.arm != "failing"} == {"finished"}
@@ -145,14 +150,13 @@ def test_direction_of_a_metric_turns_the_verdict(weighing: Weighing) -> None:
     assert (score.gain, loss.gain) == pytest.approx((0.1, -0.1))
     assert (score.interval.low, score.interval.high) == pytest.approx((0.1, 0.1))
     assert score.p == loss.p == 2 / 64
-    assert score.p_holm == 6 / 64  # of three arms
+    assert (score.primary, score.p_adjusted) == (False, 10 / 64)  # of five secondary ones
     assert (score.verdict, loss.verdict) == ("inconclusive", "inconclusive")
     records = [record for record in weighing.records if record.spec.arm in ("base", "heavy")]
-    alone = Weighing(weighing.loaded, ("base", "heavy"), 6, records, "")
-    assert {metric: alone.comparisons(metric)["heavy"].verdict for metric in ("score", "loss")} == {
-        "score": "helps",
-        "loss": "hurts",
-    }
+    alone = Weighing(weighing.loaded, ("base", "heavy"), range(6), records, "", units={})
+    found = {metric: alone.comparisons(metric)["heavy"] for metric in ("score", "loss")}
+    assert {metric: each.verdict for metric, each in found.items()} == {"score": "helps", "loss": "hurts"}
+    assert {metric: each.primary for metric, each in found.items()} == {"score": True, "loss": False}
     assert (alone.method, alone.verdict) == ("heavy", "helps")
 
 
@@ -160,15 +164,31 @@ def test_a_healthy_worker_is_reused_and_a_dead_one_replaced(weighing: Weighing) 
     pids = [weighing.trial(arm, seed).arguments.get("pid") for seed in range(6) for arm in ARMS]
     known = [pid for pid in pids if pid is not None]
     changes = [pid for before, pid in itertools.pairwise(known) if pid != before]
-    assert (len(set(known)), len(changes)) == (4, 3)  # three workers died
+    assert (len(set(known)), len(changes)) == (4, 3)  # workers of three trials died
+
+
+def test_a_worker_that_was_started_before_runs_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = write(
+        tmp_path / "study.py",
+        """
+        def run(arm: Arm, setting: Setting) -> Outcome:
+            return Outcome(metrics={"score": 1.0, "loss": 1.0}, arguments={"guard": os.getppid()})
+        """,
+    )
+    sent: list[str] = []
+    with closing(start_worker()) as worker:
+        send = worker.send
+        monkeypatch.setattr(worker, "send", lambda line: (sent.append(line), send(line)))
+        found = weigh(study, budget="smoke", seeds=1, jobs=1, ledger=None, worker=worker)
+    assert len(sent) == len(found.records) == 2
+    assert len({record.arguments["guard"] for record in found.records}) == 1
 
 
 def test_a_trial_has_one_thread_and_says_so(weighing: Weighing) -> None:
     done = [record for record in weighing.records if record.arguments]
     assert {(r.arguments["threads"], r.arguments["omp"], r.environment["threads"]) for r in done} == {(1, "1", "1")}
     assert weighing.environment["torch"]
-    assert weighing.report is not None
-    file = sqlite3.connect(weighing.report.with_name("ledger.sqlite"))
+    file = sqlite3.connect(Path(weighing.loaded.name).with_name("ledger.sqlite"))
     assert file.execute("SELECT DISTINCT threads FROM trial WHERE status = 'finished'").fetchall() == [(1,)]
     file.close()
 
@@ -193,14 +213,13 @@ def test_rows_hold_costs_metrics_and_arguments(weighing: Weighing) -> None:
     rows = weighing.rows()
     assert [(row["seed"], row["arm"]) for row in rows] == [(seed, arm) for seed in range(6) for arm in ARMS]
     assert rows[0]["arguments.rate"] == 0.5
-    assert rows[0]["score"] == weighing.value("base", 0, "score")
+    assert rows[0]["score"] == weighing.conclusion.values("base", "score")[0]
     assert rows[2]["status"] == "crashed"
     assert rows[2]["score"] is None
 
 
 def test_only_the_driver_wrote_and_all_of_it(weighing: Weighing) -> None:
-    assert weighing.report is not None
-    file = sqlite3.connect(weighing.report.with_name("ledger.sqlite"))
+    file = sqlite3.connect(Path(weighing.loaded.name).with_name("ledger.sqlite"))
     rows = file.execute("SELECT arm, seed, status FROM trial ORDER BY seed, id").fetchall()
     assert sorted(rows) == sorted((r.spec.arm, r.spec.seed, r.status) for r in weighing.records)
     assert file.execute("SELECT study, verdict, seeds FROM verdict").fetchall() == [("failing", "no effect", 6)]
@@ -214,23 +233,23 @@ def test_a_trial_that_is_too_slow_is_recorded_and_the_start_of_a_worker_does_not
     study = write(
         tmp_path / "slow.py",
         """
-        def run(arm: str, setting: Setting) -> Outcome:
-            time.sleep(60.0 if arm == "method" else 0.0)
+        def run(arm: Arm, setting: Setting) -> Outcome:
+            time.sleep(60.0 if arm.name == "method" else 0.0)
             return Outcome(metrics={"score": 1.0, "loss": 1.0})
         """,
     )
-    found = weigh(study, budget="smoke", seeds=1, jobs=1, time_limit=1.5, out=None)
+    found = weigh(study, budget="smoke", seeds=1, jobs=1, time_limit=6.0, ledger=None)
     assert [found.trial(arm, 0).status for arm in found.arms] == ["finished", "timed-out"]
-    assert "1.5 s" in found.trial("method", 0).message
+    assert "6 s" in found.trial("method", 0).message
     assert found.pairs[0].gain is None
 
 
 # --- resuming ------------------------------------------------------------------------------------------------------
 
 RESUMED = """
-    def run(arm: str, setting: Setting) -> Outcome:
+    def run(arm: Arm, setting: Setting) -> Outcome:
         '''Fail while a file lies beside this one.'''
-        if arm == "method" and Path(__file__).with_name("fail").exists():
+        if arm.name == "method" and Path(__file__).with_name("fail").exists():
             raise RuntimeError("there is a file")
         draws = [torch.rand(1, generator=setting.generator(r)).item() for r in ("data", "init", "method", "evaluation")]
         unseeded = [torch.rand(1).item(), float(np.random.rand()), random.random()]
@@ -247,12 +266,16 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[TrialSpec]:
         def __init__(self, **_: object) -> None:
             pass
 
-        def run(self, missing: list[TrialSpec]) -> Iterator[TrialRecord]:
-            for spec in missing:
-                specs.append(spec)
-                yield run_trial(spec)
+        starting_weights = staticmethod(starting_weights)
 
-    monkeypatch.setattr("paperweight.bench.weighing.LocalEngine", Engine)
+        def run(
+            self, missing: list[TrialSpec], *, recorded: set[str], may_start: Callable[[TrialSpec], bool]
+        ) -> Iterator[TrialRecord]:
+            for spec in filter(may_start, missing):
+                specs.append(spec)
+                yield run_trial(spec, recorded=spec.key() in recorded)
+
+    monkeypatch.setattr("paperweight.bench.runner.LocalEngine", Engine)
     return specs
 
 
@@ -269,7 +292,6 @@ def test_finished_trials_are_not_run_again(tmp_path: Path, ran: list[TrialSpec])
             seeds=seeds,
             jobs=1,
             ledger=ledger,
-            out=tmp_path / "out",
             progress=lambda *event: events.append(event),
             **options,
         )
@@ -305,29 +327,124 @@ def test_finished_trials_are_not_run_again(tmp_path: Path, ran: list[TrialSpec])
     assert (ran, rows()) == ([], 5)
 
 
+def test_a_baseline_that_never_finishes_is_an_error_and_runs_again(tmp_path: Path, ran: list[TrialSpec]) -> None:
+    study = write(
+        tmp_path / "broken.py",
+        """
+        def run(arm: Arm, setting: Setting) -> Outcome:
+            if arm.name == "base" and not Path(__file__).with_name("mended").exists():
+                raise ValueError("the disk of the data is not there")
+            return Outcome(metrics={"score": 1.0, "loss": 1.0})
+        """,
+    )
+
+    def run() -> Weighing:
+        return weigh(study, budget="smoke", seeds=2, jobs=1, ledger=tmp_path / "ledger.sqlite")
+
+    says = (
+        "none of the 2 trials of the baseline 'base' finished.* crashed: ValueError: the disk of the data is not there"
+    )
+    with pytest.raises(InputError, match=says):
+        run()
+    (tmp_path / "mended").touch()
+    ran.clear()
+    assert {record.status for record in run().records} == {"finished"}
+    assert [(spec.arm, spec.seed) for spec in ran] == [("base", 0), ("base", 1)]
+
+
 def test_a_changed_study_is_run_again_in_the_same_process(tmp_path: Path, ran: list[TrialSpec]) -> None:
     body = """
-        def run(arm: str, setting: Setting) -> Outcome:
+        def run(arm: Arm, setting: Setting) -> Outcome:
             return Outcome(metrics={"score": 1.0, "loss": 0.0})
     """
     study = write(tmp_path / "changed.py", body)
-    assert weigh(study, budget="smoke", seeds=1, jobs=1, out=tmp_path).value("base", 0, "score") == 1.0
+    assert (
+        weigh(study, budget="smoke", seeds=1, jobs=1, ledger=tmp_path / "ledger.sqlite").conclusion.values(
+            "base", "score"
+        )[0]
+        == 1.0
+    )
     write(tmp_path / "changed.py", body.replace('"score": 1.0', '"score": 2.0'))
-    assert weigh(study, budget="smoke", seeds=1, jobs=1, out=tmp_path).value("base", 0, "score") == 2.0
+    assert (
+        weigh(study, budget="smoke", seeds=1, jobs=1, ledger=tmp_path / "ledger.sqlite").conclusion.values(
+            "base", "score"
+        )[0]
+        == 2.0
+    )
     assert len(ran) == 4
 
 
-@pytest.mark.parametrize(("arms", "pairs"), [(2, 8), (7, 8), (9, 9)])
-def test_left_out_there_are_as_many_pairs_as_the_test_needs_for_so_many_arms(
-    tmp_path: Path, ran: list[TrialSpec], arms: int, pairs: int
+def test_a_network_that_starts_from_other_weights_is_run_again(
+    tmp_path: Path, ran: list[TrialSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    study = write(
+        tmp_path / "started.py",
+        """
+        def run(arm: Arm, setting: Setting) -> Outcome:
+            model = setting.network((1, 8, 8), 10, default=None)
+            return Outcome(metrics={"score": model[1].weight.sum().item(), "loss": 0.0})
+        """,
+    )
+    (tmp_path / "started_network.py").write_text(
+        textwrap.dedent("""
+        from pathlib import Path
+        import torch
+        from torch import nn
+
+        def make(shape, classes):
+            model = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+            model.load_state_dict(torch.load(Path(__file__).with_name("weights.pt")))
+            return model
+        """)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    weights = {"1.weight": torch.ones(10, 64), "1.bias": torch.zeros(10)}
+
+    def score(seeds: int) -> float | None:
+        ran.clear()
+        options: dict[str, Any] = {"network": "started_network:make", "ledger": tmp_path / "ledger.sqlite"}
+        return weigh(study, budget="smoke", seeds=seeds, jobs=1, **options).conclusion.values("base", "score")[0]
+
+    torch.save(weights, tmp_path / "weights.pt")
+    assert (score(1), len(ran)) == (640.0, 2)
+    assert (score(2), len(ran)) == (640.0, 2)
+    torch.save(weights | {"1.weight": torch.zeros(10, 64)}, tmp_path / "weights.pt")
+    assert (score(2), len(ran)) == (0.0, 4)
+
+
+def test_trials_that_were_killed_are_run_again_without_being_asked_for(tmp_path: Path, ran: list[TrialSpec]) -> None:
+    study = write(tmp_path / "killed.py", RESUMED)
+    ledger = tmp_path / "ledger.sqlite"
+    first = weigh(study, budget="smoke", seeds=1, jobs=1, ledger=ledger)
+    with Ledger(str(ledger)) as book:
+        book.add(first.trial("method", 0).model_copy(update={"status": "killed", "metrics": {}}))
+    ran.clear()
+    assert weigh(study, budget="smoke", seeds=1, jobs=1, ledger=ledger).records[1].status == "finished"
+    assert [(spec.arm, spec.seed) for spec in ran] == [("method", 0)]
+
+
+def test_left_out_there_are_eight_pairs_however_many_arms(tmp_path: Path, ran: list[TrialSpec]) -> None:
     body = """
-        def run(arm: str, setting: Setting) -> Outcome:
+        def run(arm: Arm, setting: Setting) -> Outcome:
             return Outcome(metrics={"score": 1.0, "loss": 0.0})
     """
-    study = write(tmp_path / "many.py", body, tuple(f"arm_{number}" for number in range(arms)))
-    found = weigh(study, budget="smoke", out=None)
-    assert (found.seeds, len(ran)) == (pairs, pairs * arms)
+    study = write(tmp_path / "many.py", body, tuple(f"arm_{number}" for number in range(9)))
+    found = weigh(study, budget="smoke", ledger=None)
+    assert (found.seeds, len(ran)) == (tuple(range(8)), 8 * 9)
+
+
+def test_seeds_from_another_first_one_are_run_paired_and_repeated(tmp_path: Path, ran: list[TrialSpec]) -> None:
+    study = write(tmp_path / "seeds.py", RESUMED)
+    found = weigh(study, budget="smoke", seeds=3, first_seed=1000, ledger=tmp_path / "ledger.sqlite")
+    assert found.seeds == (1000, 1001, 1002)
+    assert {spec.seed for spec in ran} == set(found.seeds)
+    assert [pair.seed for pair in found.pairs] == [1000, 1001, 1002]
+    assert found.record()["measured"]["seeds"] == [1000, 1001, 1002]
+    assert "--seeds 3 --first-seed 1000" in found.command
+    assert "--first-seed" not in weigh(study, budget="smoke", seeds=1, ledger=None).command
+    ran.clear()
+    weigh(study, budget="smoke", seeds=3, first_seed=1001, ledger=tmp_path / "ledger.sqlite")
+    assert {spec.seed for spec in ran} == {1003}
 
 
 # --- one trial, in this process ------------------------------------------------------------------------------------
@@ -356,8 +473,8 @@ def test_messages_that_tell_of_memory_are_recognised(tmp_path: Path) -> None:
     study = write(
         tmp_path / "memory.py",
         """
-        def run(arm: str, setting: Setting) -> Outcome:
-            if arm == "base":
+        def run(arm: Arm, setting: Setting) -> Outcome:
+            if arm.name == "base":
                 torch.empty(1 << 60, dtype=torch.uint8)
             raise RuntimeError("nothing to do with it")
         """,
@@ -370,7 +487,7 @@ def test_an_outcome_is_recorded_whole(tmp_path: Path) -> None:
     study = write(
         tmp_path / "whole.py",
         """
-        def run(arm: str, setting: Setting) -> Outcome:
+        def run(arm: Arm, setting: Setting) -> Outcome:
             grey, colour = torch.rand(70, 1, 4, 4), torch.full((2, 3, 4, 4), 2.0)
             return Outcome(
                 metrics={"score": torch.tensor(0.5), "loss": np.float32(0.25)},
@@ -396,7 +513,7 @@ def test_what_a_study_has_no_use_for_is_refused(tmp_path: Path) -> None:
     study = write(
         tmp_path / "own_data.py",
         """
-        def run(arm: str, setting: Setting) -> Outcome:
+        def run(arm: Arm, setting: Setting) -> Outcome:
             return Outcome(metrics={"score": 1.0, "loss": 1.0})
         """,
     )
@@ -409,7 +526,7 @@ def test_a_trial_twice_is_the_same_whatever_was_cached(tmp_path: Path) -> None:
     study = write(
         tmp_path / "recipe.py",
         """
-        def run(arm: str, setting: Setting) -> Outcome:
+        def run(arm: Arm, setting: Setting) -> Outcome:
             def build() -> dict[str, torch.Tensor]:
                 time.sleep(1.0)
                 return {"weight": torch.rand(1), "noise": torch.rand(1)}
@@ -432,6 +549,7 @@ def test_a_trial_twice_is_the_same_whatever_was_cached(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"first_seed": -1}, "first_seed must be at least 0, got -1"),
         ({"budget": "huge"}, "budget must be one of smoke, desk, gpu; got 'huge'"),
         ({"arms": ["metod"]}, "did you mean method"),
         ({"arms": ["base"]}, "at least one arm beside the baseline 'base'"),
@@ -449,10 +567,10 @@ def test_a_trial_twice_is_the_same_whatever_was_cached(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.setattr("paperweight.bench.engine._Worker", lambda: pytest.fail("a worker was started"))
+    monkeypatch.setattr("paperweight.bench.engine.WorkerProcess", lambda _: pytest.fail("a worker was started"))
     study = write(tmp_path / "fine.py", "    def run(arm, setting): return None\n")
     with pytest.raises(InputError, match="(?s)" + says):
-        weigh(study, out=None, **options)
+        weigh(study, ledger=None, **options)
 
 
 @pytest.mark.parametrize(
@@ -469,11 +587,11 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, says: str
     path = tmp_path / "broken.py"
     path.write_text(text)
     with pytest.raises(InputError, match=rf"broken\.py.*{says}"):
-        weigh(str(path), out=None)
+        weigh(str(path), ledger=None)
 
 
 def test_unknown_studies_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"study file .*absent\.py does not exist"):
+    with pytest.raises(InputError, match=r"study file .*absent\.py cannot be read"):
         weigh(str(tmp_path / "absent.py"))
     with pytest.raises(InputError, match="did you mean laplacian_smoothing"):
         weigh("laplacian_smothing")
@@ -481,11 +599,10 @@ def test_unknown_studies_are_refused(tmp_path: Path) -> None:
 
 def test_a_subset_of_arms_has_the_baseline_and_the_study_s_order(tmp_path: Path, ran: list[TrialSpec]) -> None:
     study = write(tmp_path / "arms.py", RESUMED, ("base", "method", "third", "fourth"))
-    found = weigh(study, budget="smoke", seeds=1, jobs=1, arms=["fourth", "third"], out=None)
+    found = weigh(study, budget="smoke", seeds=1, jobs=1, arms=["fourth", "third"], ledger=None)
     assert found.arms == ("base", "third", "fourth")
     assert [spec.arm for spec in ran] == ["base", "third", "fourth"]
     assert found.method == "third"
-    assert found.report is None
     assert "--arms fourth --arms third" in found.command
 
 

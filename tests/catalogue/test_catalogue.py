@@ -1,6 +1,5 @@
-"""The catalogue: cards, look-up, lazy exports, fingerprints of code, and results that expire."""
+"""The catalogue: cards, look-up, lazy exports, and results that expire."""
 
-import ast
 import importlib
 import json
 import subprocess
@@ -16,7 +15,6 @@ from paperweight.catalogue import (
     KINDS,
     Entry,
     Paper,
-    code_hashes,
     entries,
     find,
     nearest,
@@ -26,9 +24,9 @@ from paperweight.catalogue import (
     select,
     signatures,
 )
-from paperweight.catalogue.fingerprint import file_hash, imported_files
 from paperweight.catalogue.reading import read_card
 from paperweight.errors import InputError
+from paperweight.provenance import here
 
 CARD = """
 PAPER = Paper(
@@ -155,15 +153,15 @@ def test_a_field_exports_what_its_cards_provide() -> None:
         _ = paperweight.optim.LaplacianSmoothingSDG
 
 
-def test_reading_cards_and_hashing_code_need_the_standard_library_only() -> None:
+def test_reading_cards_and_results_needs_the_standard_library_only() -> None:
     code = (
         "import sys\n"
         "import paperweight.optim\n"
-        "from paperweight.catalogue import code_hashes, entries, find, official_result, signatures\n"
+        "from paperweight.catalogue import entries, find, official_result, signatures\n"
         "for entry in entries():\n"
         "    signatures(entry)\n"
         "entry = find('laplacian_smoothing')\n"
-        "official_result(entry), code_hashes(entry.path, entry.study_path)\n"
+        "official_result(entry)\n"
         "heavy = {'torch', 'numpy', 'sqlalchemy', 'pydantic', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
@@ -171,163 +169,46 @@ def test_reading_cards_and_hashing_code_need_the_standard_library_only() -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# --- fingerprints --------------------------------------------------------------------------------------------------
-
-CODE = '''
-"""A module."""
-
-import math
-
-
-class Thing:
-    """A thing."""
-
-    size: int = 3
-
-    def area(self, scale=1.0):
-        """Return the area."""
-        # a comment
-        return math.pi * scale * self.size**2
-'''
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ('"""A module."""', '"""Another module, in\n\nmany words."""'),
-        ('"""A module."""', ""),
-        ('    """A thing."""\n', ""),
-        ('"""Return the area."""', "'''Give it.'''"),
-        ("# a comment", "# another\n        # comment"),
-        ("scale=1.0", "scale = 1.0,"),
-        (
-            "math.pi * scale * self.size**2",
-            "(\n            math.pi\n            * scale\n            * self.size ** 2\n        )",
-        ),
-        ("import math\n", "import math\n\n\n\n"),
-    ],
-)
-def test_words_and_layout_do_not_count(tmp_path: Path, old: str, new: str) -> None:
-    assert old in CODE
-    before = file_hash(write(tmp_path / "before.py", CODE))
-    assert file_hash(write(tmp_path / "after.py", CODE.replace(old, new))) == before
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("1.0", "1.5"),
-        ("1.0", "1"),
-        ("size: int = 3", "size: float = 3"),
-        ("math.pi * scale", "math.pi + scale"),
-        ("import math", "import cmath as math"),
-        ("def area", "def surface"),
-        ("class Thing:", "class Thing(object):"),
-        ("    size: int = 3\n", "    size: int = 3\n    note = 'a string that is no docstring'\n"),
-        ("return math", "'a string' + ''\n        return math"),
-        ("self.size**2", "-self.size**2"),
-        ("scale=1.0", "*, scale=1.0"),
-    ],
-)
-def test_code_counts(tmp_path: Path, old: str, new: str) -> None:
-    assert old in CODE
-    before = file_hash(write(tmp_path / "before.py", CODE))
-    assert file_hash(write(tmp_path / "after.py", CODE.replace(old, new))) != before
-
-
-def test_a_file_that_changed_has_another_hash_in_the_same_process(tmp_path: Path) -> None:
-    path = write(tmp_path / "file.py", "x = 1\n")
-    before = file_hash(path)
-    assert file_hash(write(path, "x = 2\n")) != before
-    write(path, "from paperweight.nets import LeNet\n")
-    (lenet, *_) = [found for found in imported_files((path,)) if found.name == "lenet.py"]
-    assert lenet == package_root() / "nets" / "lenet.py"
-
-
-def names(*start: Path) -> set[str]:
-    return {path.relative_to(package_root()).as_posix() for path in imported_files(start)}
-
-
-def test_the_shared_code_of_a_study_is_what_it_uses() -> None:
-    entry = find("laplacian_smoothing")
-    shared = names(entry.path, entry.study_path)
-    assert {"nets/lenet.py", "nets/mlp.py", "nets/_common.py", "loops/supervised.py", "loops/core.py"} <= shared
-    assert {"data/images.py", "data/splits.py", "data/transforms.py", "data/sources.py", "errors.py"} <= shared
-    assert {"studies/_setting.py", "studies/_declaration.py"} <= shared
-    assert not {"nets/unet.py", "nets/vit.py", "nets/resnet.py", "loops/contrastive.py", "data/tables.py"} & shared
-    assert not {name for name in shared if name.startswith(("bench/", "testing/", "cli"))}
-    assert not {"optim/laplacian_smoothing.py", "studies/optim/laplacian_smoothing.py"} & shared
-
-
-def test_what_python_imported_is_found_by_reading() -> None:
-    entry = find("laplacian_smoothing")
-    code = (
-        "import sys, pathlib\n"
-        "import paperweight.studies.optim.laplacian_smoothing\n"
-        "for name, module in sorted(sys.modules.items()):\n"
-        "    path = getattr(module, '__file__', None)\n"
-        "    if name.startswith('paperweight.') and not path.endswith('__init__.py'):\n"
-        "        print(pathlib.Path(path).relative_to(sys.argv[1]).as_posix())\n"
-    )
-    run = [sys.executable, "-c", code, str(package_root())]
-    imported = set(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
-    own = {"optim/laplacian_smoothing.py", "studies/optim/laplacian_smoothing.py"}
-    siblings = {
-        name for name in imported if name.startswith(("nets/", "loops/", "catalogue/"))
-    }  # run by the package's __init__
-    assert imported - siblings - own <= names(entry.path, entry.study_path)
-
-
-@pytest.mark.parametrize(
-    ("line", "reached", "not_reached"),
-    [
-        ("from paperweight.nets import UNet", "nets/unet.py", "nets/lenet.py"),
-        ("from paperweight.nets.vit import ViT", "nets/vit.py", "nets/unet.py"),
-        ("from paperweight.nets import vit", "nets/vit.py", "nets/unet.py"),
-        ("from paperweight.data import load_table", "data/tables.py", "data/images.py"),
-        ("import paperweight.nets.mlp as m", "nets/mlp.py", "nets/unet.py"),
-        ("from paperweight.optim import LaplacianSmoothing", "optim/laplacian_smoothing.py", "nets/mlp.py"),
-        ("def f():\n    from paperweight.loops import minimise", "loops/core.py", "loops/supervised.py"),
-        ("from paperweight.studies import Metric", "studies/_declaration.py", "studies/_setting.py"),
-        ("import json, torch", "", "errors.py"),
-    ],
-)
-def test_imports_are_followed_name_by_name(tmp_path: Path, line: str, reached: str, not_reached: str) -> None:
-    found = names(write(tmp_path / "study.py", line + "\n"))
-    assert not reached or reached in found
-    assert not_reached not in found
-
-
 # --- official results ----------------------------------------------------------------------------------------------
 
 
-def test_a_result_expires_with_the_code_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+UNITS = {name: here().digest(name) for name in ("studies._setting:Setting.stream", "studies._setting:_stream")}
+OTHER = UNITS | {"studies._setting:_stream": "0" * 12}
+NOW = UNITS["studies._setting:_stream"]
+
+
+@pytest.mark.parametrize(
+    ("record", "changed"),
+    [
+        ({"measured": {"units": UNITS}, "renewed": []}, ()),
+        ({"measured": {"units": OTHER}, "renewed": []}, ("studies._setting:_stream",)),
+        ({"measured": {"units": OTHER}, "renewed": [{"units": UNITS}]}, ()),
+        (
+            {"measured": {"units": UNITS}, "renewed": [{"units": UNITS}, {"units": OTHER}]},
+            ("studies._setting:_stream",),
+        ),
+        ({"measured": {"units": UNITS | {"nets.gone:Net": "1"}}, "renewed": []}, ("nets.gone:Net",)),
+        ({"measured": {"units": {}}, "renewed": []}, ("nothing that it executed is recorded",)),
+        ({"measured": {"units": OTHER}, "renewed": [], "explained": {"units": {"studies._setting:_stream": NOW}}}, ()),
+        (
+            {"measured": {"units": OTHER}, "renewed": [], "explained": {"units": {"studies._setting:_stream": "1"}}},
+            ("studies._setting:_stream",),
+        ),
+    ],
+)
+def test_a_result_expires_with_a_definition_that_it_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict, changed: tuple[str, ...]
+) -> None:
     monkeypatch.setattr("paperweight.catalogue.results.results_root", lambda: tmp_path)
     entry = find("laplacian_smoothing")
     assert official_result(entry) is None
-    now = code_hashes(entry.path, entry.study_path)
     path = tmp_path / "optim" / "laplacian_smoothing.json"
     path.parent.mkdir()
-    for changes, changed in [
-        ({}, ()),
-        ({"method": "0"}, ("method",)),
-        ({"study": "0", "shared": "0"}, ("study", "shared")),
-    ]:
-        path.write_text(json.dumps({"verdict": "helps", "code": now | changes}))
-        found = official_result(entry)
-        assert found is not None
-        assert (found.changed, found.stale, found.record["verdict"]) == (changed, bool(changed), "helps")
+    path.write_text(json.dumps(record))
+    found = official_result(entry)
+    assert found is not None
+    assert (found.changed, found.stale) == (changed, bool(changed))
 
 
 def test_results_lie_beside_the_sources_of_a_checkout() -> None:
     assert results_root() == package_root().parents[1] / "results"
-
-
-def test_the_hash_of_the_real_method_leaves_its_docstrings_out(tmp_path: Path) -> None:
-    path = find("laplacian_smoothing").path
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert isinstance(tree.body[0], ast.Expr)
-    tree.body = tree.body[1:]
-    stripped = tmp_path / "stripped.py"
-    stripped.write_text(ast.unparse(tree))
-    assert file_hash(stripped) == file_hash(path)

@@ -163,8 +163,41 @@ def test_shared_weights_count_once_and_other_layers_are_left():
 def test_models_that_cannot_be_pruned_are_refused():
     with pytest.raises(ValueError, match="model must have a linear or convolutional layer"):
         GlobalMagnitudePruning()(nn.BatchNorm2d(2))
-    with pytest.raises(ValueError, match="a parametrized one in '0'"):
-        GlobalMagnitudePruning()(nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2))))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("compute", "says"),
+    [
+        (
+            parametrizations.weight_norm,
+            r"'0.weight' is parametrized; use .*remove_parametrizations\(module, 'weight'\)",
+        ),
+        (nn.utils.weight_norm, r"'0.weight' is normalized; use torch.nn.utils.remove_weight_norm\(module, 'weight'\)"),
+        (nn.utils.spectral_norm, r"'0.weight' is normalized; use .*remove_spectral_norm\(module, 'weight'\)"),
+        (
+            partial(prune.l1_unstructured, name="weight", amount=1),
+            r"'0.weight' is masked; use torch.nn.utils.prune.remove",
+        ),
+    ],
+)
+def test_weights_that_are_computed_are_refused_with_the_remedy(compute, says):
+    with pytest.raises(ValueError, match=f"model must have plain weights, {says}"):
+        GlobalMagnitudePruning()(nn.Sequential(compute(nn.Linear(2, 2))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("decimals", [0, 1, 7])
+def test_masks_are_those_of_a_stable_sort(dtype, decimals):
+    """With many ties, zeros, infinities and undefined values as without, for every number that is kept."""
+    values = normal(60).mul(2).round(decimals=decimals).to(dtype)
+    values[7], values[[3, 11]], values[[20, 30, 31]] = float("-inf"), float("nan"), 0.0
+    order = values.abs().argsort(descending=True, stable=True)
+    for kept in range(61):
+        expected = torch.zeros(60, dtype=torch.bool)
+        expected[order[:kept]] = True
+        (mask,) = global_magnitude_masks([values], kept)
+        assert torch.equal(mask, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

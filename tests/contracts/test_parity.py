@@ -28,8 +28,9 @@ def test_stems_are_unique():
 
 
 @each_entry
-def test_method_has_a_test_and_a_study(entry: Entry):
+def test_method_has_a_test_a_study_and_faults(entry: Entry):
     assert (ROOT / "tests" / entry.field / f"test_{entry.stem}.py").is_file()
+    assert (ROOT / "tests" / "faults" / f"{entry.stem}.py").is_file()
     assert entry.study_path == package_root() / "studies" / entry.field / f"{entry.stem}.py"
     assert entry.study_path.is_file()
 
@@ -37,7 +38,7 @@ def test_method_has_a_test_and_a_study(entry: Entry):
 @each_entry
 def test_method_has_a_result(entry: Entry):
     path = ROOT / "results" / entry.field / f"{entry.stem}.json"
-    assert path.is_file()
+    assert path.is_file(), f"{entry.stem} has no official result yet: paperweight board {entry.stem}"
     assert isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
 
 

@@ -139,7 +139,7 @@ def test_parquet_that_declares_far_more_than_its_size_is_refused(
     path = tmp_path / "x.parquet"
     image = pa.array([bytes(4 << 20)] * 2, pa.binary())
     pq.write_table(pa.table({"image": image, "label": [0, 1]}), path, compression="zstd", use_dictionary=False)
-    monkeypatch.setattr("paperweight.data.sources.SUSPICIOUS_BYTES", 1 << 20)
+    monkeypatch.setattr("paperweight.data.parquet.SUSPICIOUS_BYTES", 1 << 20)
     with pytest.raises(InputError, match=r"x\.parquet declares 8,\d+,\d+ bytes, implausible"):
         load_images(path)
 
@@ -171,7 +171,7 @@ def test_names_are_folders_of_the_data_root(tmp_path: Path, monkeypatch: pytest.
     parquet(tmp_path / "letters/train.parquet")
     tree(tmp_path, {"rows/x.csv": b"a,y\n1,2.5\n2,3.5\n", ".hidden/": b"", "note.txt": b""})
     monkeypatch.setenv("PAPERWEIGHT_DATA", str(tmp_path))
-    assert available() == ("digits", "letters", "rows")
+    assert available() == ("digits", "glyphs", "glyphs-colour", "letters", "rows")
     assert load_images("letters").name == "letters"
     assert load_table("rows").feature_names == ("a",)
     with pytest.raises(InputError, match="did you mean letters"):

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from paperweight.data import LabelledImages
-from paperweight.data.worlds import DIGIT_WORDS, SHAPE_WORDS, Vocabulary, captioned_digits, captioned_shapes
+from paperweight.data.captions import DIGIT_WORDS, SHAPE_WORDS, Vocabulary
+from paperweight.data.worlds import captioned_digits, captioned_shapes
 from paperweight.errors import InputError
 
 

@@ -180,7 +180,7 @@ def test_the_network_is_called_with_scaled_inputs_and_its_condition():
         assert seen[0][1][index].item() == pytest.approx(math.log(level) / 4)
         torch.testing.assert_close(denoised[index], images[index] * 0.25 / total**2 + level * 0.5 / total)
     assert torch.equal(seen[0][2], labels)
-    with pytest.raises(ValueError, match=r"sigma must have shape \(2,\), one level a sample, got \(\)"):
+    with pytest.raises(ValueError, match=r"sigma must have shape \(2,\), one level for each sample, got \(\)"):
         EDMPrecond(network)(images, torch.tensor(0.5), labels)
 
 

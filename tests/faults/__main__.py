@@ -1,32 +1,52 @@
 """Plant the faults that are new or whose code changed, or all of the named papers, and record what notices each.
 
 python -m tests.faults [STEM ...]
+
+A recorded fault whose code changed is first shown to what noticed it before; what notices first is looked for where that
+fails, where the fault is new, and for papers that are named. It takes some seconds a fault.
 """
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
-from tests.faults.planting import noticed
-from tests.faults.record import FAULTS, Noticed, code, complaint, read, stale, write
+from tests.faults.planting import Fault, noticed, noticed_by, planted
+from tests.faults.record import Noticed, code, complaint, faults_of, read, stale, write
+
+from paperweight.catalogue import Entry, entries
+
+_writing = Lock()
+
+
+def plant(entry: Entry, fault: Fault, again: bool) -> bool:
+    """Plant a fault, record and print what notices it; return whether that is to be mended."""
+    try:
+        planted(entry, fault)
+    except ValueError as error:
+        print(f"{entry.stem}: {fault.what}: {error}", flush=True)
+        return True
+    known = "" if again else read(entry).get(fault.what, {}).get("by", "")
+    by = known if known and noticed_by(entry, fault, known) == known else noticed(entry, fault)
+    with _writing:
+        write(entry, read(entry) | {fault.what: Noticed(by=by, code=code(entry, fault))})
+    wrong = complaint(fault, by)
+    print(f"{entry.stem}: {fault.what}: {wrong or by or 'survives, as declared'}", flush=True)
+    return bool(wrong)
 
 
 def main(stems: list[str]) -> int:
     """Plant, print and record; return the exit status: 1 where a fault that must be noticed is not."""
-    known = {stem for stem, _ in FAULTS.values()}
+    known = {entry.stem: entry for entry in entries()}
     if unknown := [stem for stem in stems if stem not in known]:
-        print(f"no faults for {', '.join(unknown)}; name papers of tests/faults, such as {min(known)}", file=sys.stderr)
+        print(f"no paper {', '.join(unknown)}; name papers, such as {min(known)}", file=sys.stderr)
         return 2
-    names = [name for name, (stem, _) in FAULTS.items() if stem in stems] if stems else stale(read())
-    complaints = 0
+    papers = [known[stem] for stem in stems or known]
+    faults = [
+        (paper, fault) for paper in papers for fault in (faults_of(paper) if stems else stale(paper, read(paper)))
+    ]
     with ThreadPoolExecutor(2) as pool:
-        for number, (name, by) in enumerate(
-            zip(names, pool.map(lambda name: noticed(*FAULTS[name]), names), strict=True), start=1
-        ):
-            write({**read(), name: Noticed(by=by, code=code(name))})
-            wrong = complaint(FAULTS[name][1], by)
-            complaints += bool(wrong)
-            print(f"{number}/{len(names)} {name}: {wrong or by or 'survives, as declared'}", flush=True)
-    print(f"{len(names)} planted, {complaints} to mend")
+        complaints = sum(pool.map(lambda each: plant(*each, bool(stems)), faults))
+    print(f"{complaints} to mend")
     return 1 if complaints else 0
 
 

@@ -14,16 +14,28 @@ FAULTS = (
     Fault("FGSM without sign", "eps * gradient.sign()", "eps * gradient"),
     Fault("FGSM leaves the bounds", "eps * gradient.sign()).clamp(*bounds)", "eps * gradient.sign())"),
     Fault(
-        "FGSM moves what is fooled", "_over(logits.argmax(dim=1) == labels, inputs)", "_over(labels == labels, inputs)"
+        "FGSM moves what is fooled", "over(logits.argmax(dim=1) == labels, inputs)", "over(labels == labels, inputs)"
     ),
-    Fault("model left in eval mode", "            part.training = training", "            pass"),
-    Fault("attacks in train mode", "    model.eval()\n    try:", "    try:"),
+    Fault("model left in eval mode", "            part.training = training", "            pass", part="_attacking"),
+    Fault("attacks in train mode", "    model.eval()\n    try:", "    try:", part="_attacking"),
     Fault(
-        "own class among the others", "logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)", "logits.amax(dim=1)"
+        "own class among the others",
+        "logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)",
+        "logits.amax(dim=1)",
+        part="_carlini_wagner",
     ),
-    Fault("target as label", "others - chosen if targeted else chosen - others", "chosen - others"),
-    Fault("margin of kappa lost", "c * margin.clamp(min=-kappa)", "c * margin.clamp(min=0)"),
-    Fault("last success in place of the nearest", '(squares < search["nearest"]) & ', ""),
-    Fault("bias correction off by one", 'beta ** search["step"].double()', 'beta ** (search["step"] + 1).double()'),
-    Fault("c falls after a failure", '10 * c, (search["least_c"]', '0.1 * c, (search["least_c"]'),
+    Fault(
+        "target as label", "others - chosen if targeted else chosen - others", "chosen - others", part="_carlini_wagner"
+    ),
+    Fault("margin of kappa lost", "c * margin.clamp(min=-kappa)", "c * margin.clamp(min=0)", part="_carlini_wagner"),
+    Fault("last success in place of the nearest", '(squares < search["nearest"]) & ', "", part="_carlini_wagner"),
+    Fault(
+        "bias correction off by one",
+        'beta ** search["step"].double()',
+        'beta ** (search["step"] + 1).double()',
+        part="_carlini_wagner",
+    ),
+    Fault(
+        "c falls after a failure", '10 * c, (search["least_c"]', '0.1 * c, (search["least_c"]', part="_carlini_wagner"
+    ),
 )

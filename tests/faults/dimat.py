@@ -23,10 +23,12 @@ FAULTS = (
     ),
     Fault("counts those without moments", "weights[number] / total for", "weights[number] for"),
     Fault("keeps the optimizer", "self.optimizer.state.clear()", "pass"),
-    Fault("no repair of the merged model", "repair_batchnorm(self.model, self.probe)", "pass"),
+    Fault("no repair of the merged model", "repair_batchnorm(self.model, self._probe())", "pass"),
     Fault("matches with the statistics as sent", 'if self.repair and self.matching == "activation":', "if False:"),
-    Fault("no probe but the own data", "self.probe = batches if probe is None else probe", "self.probe = batches"),
-    Fault("tracing draws a shuffle", "self.example(self.probe)", "next(iter(self.probe))[0]"),
+    Fault(
+        "no probe but the own data", "return self.batches if self.probe is None else self.probe", "return self.batches"
+    ),
+    Fault("tracing draws a shuffle", "self.example(self._probe())", "next(iter(self._probe()))[0]"),
     Fault("one epoch always", "self.train(self.local_epochs)", "self.train(1)"),
     Fault(
         "disagreement of units as they stand", "aligned = [permuted(state, graph, order) for", "aligned = [state for"

@@ -6,7 +6,7 @@ FAULTS = (
     Fault("signed in place of magnitude", "weight.detach().abs().flatten()", "weight.detach().flatten()"),
     Fault("prunes the model itself", "pruned = copy.deepcopy(model)", "pruned = model"),
     Fault("keeps what it should prune", "(1 - self.sparsity) * sum(weight", "self.sparsity * sum(weight"),
-    Fault("keeps the smallest", "argsort(descending=True, stable=True)", "argsort(descending=False, stable=True)"),
+    Fault("keeps the smallest", "mask | (values > least)", "mask | (values < least)"),
     Fault("hook left behind", "            handle.remove()", "            pass"),
     Fault("minimum counted twice", "kept - least)", "kept)"),
     Fault("ramp squared", "(1 - stage / stages) ** 3)", "(1 - stage / stages) ** 2)"),

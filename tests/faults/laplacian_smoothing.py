@@ -11,7 +11,12 @@ FAULTS = (
         "return smoothing_spectrum(n, sigma, order).to",
     ),
     Fault("order as a factor", "* torch.sin(half_angles) ** 2) ** order", "* torch.sin(half_angles) ** 2) * order"),
-    Fault("gradients not put back", "        finally:\n            restore()", "        finally:\n            pass"),
+    Fault(
+        "gradients not put back",
+        "    finally:\n        restore()",
+        "    finally:\n        pass",
+        part="_changed_gradients",
+    ),
     Fault("momentum lost", 'self.state[p]["momentum_buffer"] = buffer', 'self.state[p]["momentum_buffer"] = None'),
     Fault(
         "margin too small",

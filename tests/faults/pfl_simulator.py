@@ -35,8 +35,13 @@ FAULTS = (
         "noise draws from the cohorts' stream", "normal_(generator=self._noise)", "normal_(generator=self.generator)"
     ),
     Fault("control variates outside the state", '        self._controls = dict(state_dict["controls"])\n', ""),
-    Fault("lightest first", "key=lambda user: -weights[user]", "key=lambda user: weights[user]"),
-    Fault("base cost forgotten", "loads[worker] += weights[user] + base", "loads[worker] += weights[user]"),
+    Fault("lightest first", "key=lambda user: -weights[user]", "key=lambda user: weights[user]", part="_schedule"),
+    Fault(
+        "base cost forgotten",
+        "loads[worker] += weights[user] + base",
+        "loads[worker] += weights[user]",
+        part="_schedule",
+    ),
     Fault(
         "buffers of the last user",
         "(*zip(self._parameters, self._start, strict=True), *buffers)",

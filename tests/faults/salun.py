@@ -4,20 +4,25 @@ from tests.faults.planting import Fault
 
 FAULTS = (
     Fault(
-        "mask of the least salient", "argsort(descending=True, stable=True)", "argsort(descending=False, stable=True)"
+        "mask of the least salient",
+        "argsort(descending=True, stable=True)",
+        "argsort(descending=False, stable=True)",
+        part="_saliency",
     ),
     Fault(
         "signed saliency",
         "torch.cat([total.flatten() for total in sums]).abs()",
         "torch.cat([total.flatten() for total in sums])",
+        part="_saliency",
     ),
-    Fault("last batch alone", "[total + g for total, g in zip(sums, dense, strict=True)]", "dense"),
+    Fault("last batch alone", "[total + g for total, g in zip(sums, dense, strict=True)]", "dense", part="_saliency"),
     Fault(
         "momentum moves what is masked out",
         "            parameter.copy_(torch.where(part, parameter, value))",
         "            pass",
+        part="_saliency",
     ),
-    Fault("hook left behind", "        handle.remove()", "        pass"),
+    Fault("hook left behind", "        handle.remove()", "        pass", part="_saliency"),
     Fault("wrong label may be the true one", "torch.randint(1, classes", "torch.randint(0, classes"),
     Fault(
         "global random labels",

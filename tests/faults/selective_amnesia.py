@@ -3,21 +3,43 @@
 from tests.faults.planting import Fault
 
 FAULTS = (
-    Fault("penalty not squared", "(p - a).square()", "(p - a).abs()"),
-    Fault("penalty halved", "(f * (p - a).square()).sum() for", "0.5 * (f * (p - a).square()).sum() for"),
+    Fault("penalty not squared", "(p - a).square()", "(p - a).abs()", part="_elastic"),
+    Fault(
+        "penalty halved", "(f * (p - a).square()).sum() for", "0.5 * (f * (p - a).square()).sum() for", part="_elastic"
+    ),
     Fault(
         "anchors that move along",
         "elastic_penalty(weights, anchors, fisher)",
         "elastic_penalty(weights, average, fisher)",
     ),
     Fault("replay without its weight", "self.gamma * part.mean()", "part.mean()"),
-    Fault("mean over pixels", "error.square().flatten(1).sum(dim=1)", "error.square().flatten(1).mean(dim=1)"),
-    Fault("errors of the noise alone", "return weight.to(x) * error", "return error"),
-    Fault("data and v confused", '"x0": (1 - abar) / abar, "v": 1 / abar', '"x0": 1 / abar, "v": (1 - abar) / abar'),
-    Fault("gradients not squared", "weight.grad.square() / len(x)", "weight.grad.abs() / len(x)"),
-    Fault("sum in place of the mean", "weight.grad.square() / len(x)", "weight.grad.square()"),
-    Fault("gradients of all samples add up", "            student.network.zero_grad()\n", ""),
-    Fault("sum not scaled up", "(losses.sum() * (total / len(chosen)))", "losses.sum()"),
+    Fault(
+        "mean over pixels",
+        "error.square().flatten(1).sum(dim=1)",
+        "error.square().flatten(1).mean(dim=1)",
+        part="_elastic",
+    ),
+    Fault("errors of the noise alone", "return weight.to(x) * error", "return error", part="_elastic"),
+    Fault(
+        "data and v confused",
+        '"x0": (1 - abar) / abar, "v": 1 / abar',
+        '"x0": 1 / abar, "v": (1 - abar) / abar',
+        part="_elastic",
+    ),
+    Fault(
+        "gradients not squared",
+        "weight.grad.to(square).square() / len(x)",
+        "weight.grad.to(square).abs() / len(x)",
+        part="_elastic",
+    ),
+    Fault(
+        "sum in place of the mean",
+        "weight.grad.to(square).square() / len(x)",
+        "weight.grad.to(square).square()",
+        part="_elastic",
+    ),
+    Fault("gradients of all samples add up", "            student.network.zero_grad()\n", "", part="_elastic"),
+    Fault("sum not scaled up", "(losses.sum() * (total / len(chosen)))", "losses.sum()", part="_elastic"),
     Fault("replay of what is forgotten", "self._drawn(len(captions) * self.samples, ", "self._drawn(0, "),
     Fault("replay under another caption", "tokens[rows // self.samples]", "tokens[rows % len(tokens)]"),
     Fault("uniform from 0 to 1", "uniform_(-1, 1, ", "uniform_(0, 1, "),

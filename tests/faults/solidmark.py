@@ -3,18 +3,42 @@
 from tests.faults.planting import Fault
 
 FAULTS = (
-    Fault("border one pixel narrow", "slice(t, n - t) if border", "slice(t - 1, n - t) if border"),
-    Fault("centre one pixel off", "slice((n - t) // 2, (n + t) // 2)", "slice((n - t) // 2 + 1, (n + t) // 2 + 1)"),
-    Fault("mark and image exchanged", "marked[:, rows, columns] = not border", "marked[:, rows, columns] = border"),
+    Fault("border one pixel narrow", "slice(t, n - t) if border", "slice(t - 1, n - t) if border", part="_grey_mark"),
+    Fault(
+        "centre one pixel off",
+        "slice((n - t) // 2, (n + t) // 2)",
+        "slice((n - t) // 2 + 1, (n + t) // 2 + 1)",
+        part="_grey_mark",
+    ),
+    Fault(
+        "mark and image exchanged",
+        "marked[:, rows, columns] = not border",
+        "marked[:, rows, columns] = border",
+        part="_grey_mark",
+    ),
     Fault(
         "key in the units of the network",
         "torch.where(mask, keys.to(marked)",
         "torch.where(mask, 2 * keys.to(marked) - 1",
+        part="_grey_mark",
     ),
-    Fault("known part hidden, too", "marked.masked_fill(self._mask_of(marked), 0.5)", "torch.full_like(marked, 0.5)"),
-    Fault("read from the whole image", "marked[:, :, self._mask_of(marked)[0]].flatten(1)", "marked.flatten(1)"),
     Fault(
-        "keys from the global random state", "torch.rand(len(images), generator=generator, ", "torch.rand(len(images), "
+        "known part hidden, too",
+        "marked.masked_fill(self._mask_of(marked), 0.5)",
+        "torch.full_like(marked, 0.5)",
+        part="_grey_mark",
+    ),
+    Fault(
+        "read from the whole image",
+        "marked[:, :, self._mask_of(marked)[0]].flatten(1)",
+        "marked.flatten(1)",
+        part="_grey_mark",
+    ),
+    Fault(
+        "keys from the global random state",
+        "torch.rand(len(images), generator=generator, ",
+        "torch.rand(len(images), ",
+        part="_grey_mark",
     ),
     Fault(
         "other noise for every key", "latents[::grid], generator).repeat_interleave(grid, dim=0)", "latents, generator)"

@@ -242,7 +242,7 @@ def test_another_model_is_refused(model):
 
 def test_a_round_needs_clients_and_samples_for_the_first_layer():
     training = DAEF(autoencoder(7, 3, 7), generator=seeded())
-    with pytest.raises(ValueError, match="parts must be at least one"):
+    with pytest.raises(ValueError, match="parts must hold at least one"):
         training.step()
     with pytest.raises(ValueError, match=r"at most 2 outputs.*got 3"):
         training.step(drawn(1, 7), drawn(1, 7, seed=2))

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperweight.federated._agent import Batches
-from paperweight.federated._mixing import mixing_matrix
-from paperweight.federated._simulation import Simulation
+from paperweight.agents.agent import Batches
+from paperweight.agents.mixing import mixing_matrix
+from paperweight.agents.simulation import Simulation
 from paperweight.federated.dimat import DIMAT, dimat_merge
 from paperweight.merging import PermutationGraph, permuted
 from paperweight.testing import FunctionSubject, TrainingProcedureSubject

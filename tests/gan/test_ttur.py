@@ -202,7 +202,7 @@ def test_faulty_features_are_refused():
     with pytest.raises(ValueError, match="second must have at least 2 samples, got 0"):
         distance.compute()
     distance.extractor = nn.Linear(2, 5).eval()
-    with pytest.raises(ValueError, match="equally many at all times, got 3 and 5"):
+    with pytest.raises(ValueError, match="the same number in every call, got 3 and 5"):
         distance.update(None, torch.zeros(4, 2))
     with pytest.raises(ValueError, match="as many samples as inputs, 4, got 2"):
         FrechetDistance(lambda inputs: inputs[:2], "half").update(torch.zeros(4, 2), None)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from paperweight.loops import best_of
+from paperweight.loops import best_of, tune
 
 
 def test_chooses_in_the_direction_asked_the_first_of_equals():
@@ -26,3 +26,17 @@ def test_refuses_no_tries_and_other_directions_and_passes_on_the_score_s_own_err
         best_of([1.0], lambda score: score, better="up")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="invalid literal"):
         best_of(["x"], int, better="lower")
+
+
+def test_the_same_tries_may_be_chosen_by_another_score_and_are_not_made_again():
+    made = []
+
+    def attempt(rate):
+        made.append(rate)
+        return {"loss": (rate - 1) ** 2, "early": abs(rate - 3)}
+
+    tuned = tune((1.0, 2.0, 3.0), attempt, lambda tried: tried["loss"], better="lower")
+    early = tuned.by(lambda tried: tried["early"], better="lower")
+    assert (tuned.value, early.value, early.scores[3.0]) == (1.0, 3.0, 0.0)
+    assert early.best is tuned.tries[3.0]
+    assert made == [1.0, 2.0, 3.0]

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from paperweight.diffusion._model import DiffusionModel, ModelSpec, load_model, predicted_noise, write_tensors
-from paperweight.diffusion._process import denoise
 from paperweight.errors import InputError
+from paperweight.generators.model import DiffusionModel, ModelSpec, load_model, write_tensors
+from paperweight.generators.process import denoise
+from paperweight.generators.protocol import predicted_noise
 from paperweight.loops.denoising import DenoiserTraining
 
 SPEC = ModelSpec(shape=(1, 4, 4), arguments={"width": 16, "blocks": 1}, classes=3, condition_dim=5, steps=50)
@@ -194,14 +195,14 @@ def test_files_of_another_training_change_nothing(tmp_path: Path):
 
     def files() -> Iterator[tuple[str, str]]:
         training(seed=4).save(path)
-        yield "seed", "is of no training with seed 3"
+        yield "seed", "must be of a training with seed 3"
         run.model.save(path)
-        yield "model alone", "is of no training with seed 3"
+        yield "model alone", "must be of a training with seed 3"
         DenoiserTraining(model(ModelSpec(shape=(1, 4, 4))), seed=3).save(path)
         yield "architecture", "is of another model"
-        for step in (-1, "2", None):
+        for step, message in ((-1, "must be of a training"), ("2", "must be of a training"), (None, r"facts\.step")):
             write_tensors(path, tensors, SPEC, {"step": step, "seed": 3})
-            yield f"step {step}", "is of no training"
+            yield f"step {step}", message
         for change in (
             {"model.network.stem.weight": torch.zeros(2, 2)},
             {"average.network.stem.bias": None},

@@ -3,7 +3,7 @@
 import torch
 
 from paperweight.data import CaptionedImages, Vocabulary
-from paperweight.diffusion._text_model import TextSpec, TextToImage
+from paperweight.generators.text_model import TextSpec, TextToImage
 from paperweight.loops.text_to_image import fit_text_to_image
 
 WORDS = Vocabulary({"shape": {"black": ("black", "dark"), "white": ("white", "light")}}, ("shape",), ("a",))

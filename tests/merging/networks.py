@@ -227,6 +227,112 @@ class Series(nn.Module):
         return self.head(x.permute(0, 2, 1).reshape(x.shape[0], -1))
 
 
+class NormAct(nn.BatchNorm2d):
+    """A normalization that activates, too: a subclass with modules of its own, written with functions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop = nn.Identity()
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return self.act(self.drop(x))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """A normalization over the channels of maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class SameConv(nn.Conv2d):
+    """A convolution that pads by the size of what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pad = (self.kernel_size[0] - 1) // 2 if x.shape[-1] > 1 else 0
+        return F.conv2d(F.pad(x, [pad] * 4), self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+
+
+class Bottleneck(nn.Module):
+    """Convolutions in groups, subclasses of known layers, attention over channels, a gate of their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConv(3, 12, 3)
+        self.norm0 = ChannelNorm(12)
+        self.reduce = SameConv(12, 8, 1, bias=False)
+        self.norm1 = NormAct(8)
+        self.grouped = SameConv(8, 12, 3, groups=4)
+        self.norm2 = NormAct(12)
+        self.expand = SameConv(12, 12, 1)
+        self.gamma = nn.Parameter(torch.randn(12))
+        self.local = nn.Conv1d(1, 1, 3, padding=1)
+        self.wide = nn.Conv2d(12, 24, 3, groups=12)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm0(self.stem(x))
+        y = self.expand(self.norm2(self.grouped(self.norm1(self.reduce(x)))))
+        x = x + self.gamma.view(1, -1, 1, 1) * y
+        x = x * torch.sigmoid(x.mean(1, keepdim=True))
+        return self.head(F.relu(self.wide(x)).mean((2, 3)))
+
+
+class Windows(nn.Module):
+    """Attention within windows, with a bias a head from a table, by products of matrices or in one function."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 12)
+        self.qkv = nn.Linear(12, 36, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(12)), nn.Parameter(torch.randn(12))
+        self.register_buffer("k_bias", torch.zeros(12), persistent=False)
+        self.table = nn.Parameter(torch.randn(9, 3))
+        self.register_buffer("index", torch.arange(5)[:, None] - torch.arange(5) + 4, persistent=False)
+        self.scale = nn.Parameter(torch.randn(3, 1, 1))
+        self.project = nn.Linear(12, 12)
+        self.norm = nn.LayerNorm(12)
+        self.head = nn.Linear(12, 3)
+        self.fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        qkv = F.linear(self.norm(x), self.qkv.weight, torch.cat((self.q_bias, self.k_bias, self.v_bias)))
+        q, k, v = qkv.reshape(len(x), 5, 3, 3, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.table[self.index.view(-1)].view(5, 5, -1).permute(2, 0, 1).contiguous().unsqueeze(0)
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        else:
+            scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+            y = (scores * self.scale.exp() + bias).softmax(dim=-1) @ v
+        return self.head((x + self.project(y.transpose(1, 2).reshape(len(x), 5, 12))).mean(1))
+
+
+class Manual(nn.Module):
+    """A normalization written out, branches on values, rotated queries and keys, a matrix that is no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Parameter(torch.randn(6, 12))
+        self.q, self.k, self.v, self.o = (nn.Linear(12, 12) for _ in range(4))
+        self.a = nn.Linear(12, 9)
+        self.head = nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x @ self.embed
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-5).sqrt()
+        if x.abs().max() > 1e4:
+            raise ValueError("too large")
+        q, k, v = (project(x).unflatten(-1, (3, 4)).transpose(1, 2) for project in (self.q, self.k, self.v))
+        angle = torch.arange(5)[:, None] * torch.tensor([1.0, 0.1])
+        turn = torch.cat([angle.cos(), angle.cos()], -1), torch.cat([angle.sin(), angle.sin()], -1)
+        q, k = (y * turn[0] + torch.cat([-y[..., 2:], y[..., :2]], -1) * turn[1] for y in (q, k))
+        x = x + self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.head(self.a(x).clamp(min=0).mean(1))
+
+
 Case = tuple[Callable[[], nn.Module], Tensor, list[tuple[str, int, tuple[int, ...]]]]
 
 
@@ -291,6 +397,14 @@ CASES: dict[str, Case] = {
         SEQUENCE,
         [one("embed", 12), one("q", 4), one("v", 4), one("v#2", 4), one("v#3", 4)],
     ),
+    "Bottleneck": (
+        Bottleneck,
+        SMALL,
+        [("stem", 12, (1, 2)), ("reduce", 4, (1, 1, 3))],
+    ),
+    "Windows": (lambda: Windows(True), SEQUENCE, [one("embed", 12), ("q_bias", 3, (4, 4, 1))]),
+    "Windows, written out": (lambda: Windows(False), SEQUENCE, [one("embed", 12), ("q_bias", 3, (4, 4, 1))]),
+    "Manual": (Manual, SEQUENCE, [one("embed", 12), one("a", 9)]),
     "Recurrent": (Recurrent, VECTOR, [one("a", 8)]),
     "Series": (Series, torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(4)), [one("conv", 8)]),
 }

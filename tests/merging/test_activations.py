@@ -34,6 +34,29 @@ def test_correlations_of_maps_go_over_images_and_pixels():
     assert np.abs(found.numpy() - expected).max() < 1e-12
 
 
+@pytest.mark.parametrize("reference", [0, 1, 2])
+@pytest.mark.parametrize("case", ["MLP", "LeNet", "ViT"])
+def test_with_a_reference_its_rows_of_all_correlations_are_computed(case: str, reference: int):
+    models = [made(case, seed) for seed in (0, 1, 2)]
+    inputs = example(case, 12)
+    graph = PermutationGraph.trace(models[0], inputs[:1])
+    whole = activation_correlation(models, graph, inputs.split(5))
+    rows = activation_correlation(models, graph, inputs.split(5), reference=reference)
+    assert rows.keys() == whole.keys()
+    for group in graph.groups:
+        own = slice(reference * group.size, (reference + 1) * group.size)
+        assert rows[group.name].shape == (group.size, 3 * group.size)
+        assert (rows[group.name] - whole[group.name][own]).abs().max() < 1e-12
+        assert torch.equal(rows[group.name][:, own].diagonal(), whole[group.name].diagonal()[own])
+
+
+def test_a_reference_must_be_there():
+    model = made("MLP")
+    graph = PermutationGraph.trace(model, CASES["MLP"][1])
+    with pytest.raises(InputError, match="reference must be a number from 0 to 0, got 1"):
+        activation_correlation([model], graph, [example("MLP")], reference=1)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_queries_and_keys_are_both_observed(fused: bool):
     """The covariances of both are added, each about its own mean."""
@@ -151,7 +174,7 @@ def test_models_are_left_as_they_were_even_after_an_error():
     graph = PermutationGraph.trace(model, CASES["VGG"][1])
     random = torch.get_rng_state()
     activation_correlation([model], graph, [example("VGG")])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InputError, match=r"a batch of float32 \(2, 1, 4, 4\) made it fail"):
         activation_correlation([model], graph, [example("VGG"), torch.zeros(2, 1, 4, 4)])
     assert torch.equal(torch.get_rng_state(), random)
     assert [module.training for module in model.modules()] == modes
@@ -180,12 +203,12 @@ def test_a_batch_is_let_go_before_the_one_after_the_next():
 def test_what_cannot_be_observed_is_refused():
     model = made("MLP")
     graph = PermutationGraph.trace(model, CASES["MLP"][1])
-    with pytest.raises(InputError, match="models must be at least 1"):
+    with pytest.raises(InputError, match="models must hold at least one"):
         activation_correlation([], graph, [])
     with pytest.raises(InputError, match="at least one batch"):
         activation_correlation([model], graph, [])
     with pytest.raises(InputError, match="got dict"):
-        activation_correlation([model], graph, [{"inputs": example("MLP")}])
+        activation_correlation([model], graph, [{"inputs": "images"}])
     blind = PermutationGraph((Group("body.1", 1, (20,), graph.groups[0].places, ()),))
     with pytest.raises(InputError, match=r"body\.1 has none; call its modules once"):
         activation_correlation([model], blind, [example("MLP")])

@@ -156,7 +156,7 @@ def test_bad_arguments_are_refused(arguments: dict, says: str):
 def test_other_architectures_are_refused():
     with pytest.raises(InputError, match="models must be of one architecture"):
         merge([made("MLP"), made("LeNet")], data=batches("MLP"))
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="at least one"):
         merge([], data=batches("MLP"))
 
 
@@ -192,3 +192,124 @@ def test_networks_trained_apart_are_better_merged_than_averaged():
     averaged = loss(merge(models, matching="none", data=data)[0])
     for matching in ("activation", "zipit"):
         assert loss(merge(models, matching=matching, data=data)[0]) < 0.7 * averaged
+
+
+class Named(nn.Module):
+    """Takes images by name, as encoders of text and images do, and may give its hidden units."""
+
+    def __init__(self, show: bool = False) -> None:
+        super().__init__()
+        self.a = nn.Linear(48, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 3)
+        self.show = show
+
+    def forward(self, pixel_values: Tensor, scale: Tensor | None = None, labels: Tensor | None = None) -> object:
+        if labels is not None:
+            raise TypeError("labels are not used")
+        hidden = F.relu(self.norm(self.a(pixel_values.flatten(1))))
+        logits = self.head(hidden) * (1 if scale is None else scale[:, None])
+        return (logits, hidden) if self.show else logits
+
+
+def named(show: bool = False) -> list[nn.Module]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return [Named(show).eval() for _ in range(2)]
+
+
+def test_batches_by_name_are_the_same_as_batches():
+    images = torch.randn(32, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    models = named()
+    plain = merge(models, data=list(images.split(16)))[0].state_dict()
+    for extra in ({}, {"labels": torch.zeros(16)}, {"labels": torch.zeros(16), "scale": torch.ones(16), "other": "x"}):
+        merged, _ = merge(models, data=[{"pixel_values": part, **extra} for part in images.split(16)])
+        assert all(torch.equal(value, plain[key]) for key, value in merged.state_dict().items())
+    mlps = [made("MLP", seed) for seed in range(2)]
+    expected = merge(mlps, data=[example("MLP")])[0].state_dict()
+    merged, _ = merge(mlps, data=[{"image": example("MLP"), "label": torch.zeros(8)}])
+    assert all(torch.equal(value, expected[key]) for key, value in merged.state_dict().items())
+
+
+@pytest.mark.parametrize("size", [1, 13, 32])
+def test_a_last_batch_of_one_is_no_obstacle(size: int):
+    images = torch.randn(65, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    merged, _ = merge(named(), data=torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images), size))
+    assert torch.isfinite(merged(images)).all()
+
+
+def test_bytes_are_refused_with_the_remedy_unless_the_model_takes_them():
+    data = [torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)]
+    models = [made("MLP", seed) for seed in range(2)]
+    with pytest.raises(
+        InputError, match=r"^data must be what.*uint8 \(2, 3, 16, 16\).*images\.float\(\) / 255 for bytes$"
+    ):
+        merge(models, data=data)
+
+    class Scaled(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.float() / 255)
+
+    merged, _ = merge([Scaled(model) for model in models], data=data)
+    expected, _ = merge(models, data=[data[0].float() / 255])
+    assert distance(merged.inner, expected) == 0
+
+
+def test_compiled_models_are_merged_as_what_they_compile():
+    models = [made("MLP", seed) for seed in range(2)]
+    expected, _ = merge(models, data=batches("MLP"))
+    for some in ([True, True], [False, True]):
+        given = [torch.compile(m, backend="eager") if c else m for m, c in zip(models, some, strict=True)]
+        merged, _ = merge(given, data=batches("MLP"))
+        assert type(merged) is type(models[0])
+        assert distance(merged, expected) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "compute",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.orthogonal,
+        lambda layer: nn.utils.prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+)
+@pytest.mark.parametrize("matching", ["activation", "none"])
+def test_weights_that_are_computed_are_refused_with_the_remedy(compute, matching):
+    models = [nn.Sequential(compute(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 2)) for _ in range(2)]
+    with pytest.raises(InputError, match=r"^models must have plain weights, '0\.weight' is .*; use torch\.nn\.utils"):
+        merge(models, matching=matching, data=[torch.randn(4, 6)])
+
+
+def test_hidden_units_as_an_output_are_an_error_or_are_named_away():
+    models, data = named(True), [torch.randn(32, 3, 4, 4)]
+    with pytest.raises(
+        InputError, match=r"models must have units that no output shows, but '1' shows those of a; name"
+    ):
+        merge(models, data=data)
+    merged, info = merge(models, data=data, output=0)
+    plain, _ = merge(models, matching="none", data=data)
+    assert [group.name for group in info.graph.groups] == ["a"]
+    assert distance(merged, plain) > 1e-3
+    assert info.after["a"] > info.before["a"]
+
+
+def test_hidden_units_as_an_output_beside_others_are_a_warning():
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 2)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            hidden = self.a(x).relu()
+            return {"logits": self.c(self.b(hidden).relu()), "hidden": hidden}
+
+    with pytest.warns(UserWarning, match="averaged as they are: 'hidden' shows those of a; name the output"):
+        _, info = merge([Deep(), Deep()], data=[torch.randn(16, 6)])
+    assert list(info.after) == ["b"]

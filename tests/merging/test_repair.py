@@ -23,7 +23,7 @@ class Noisy(nn.Module):
         return self.second(self.linear(self.drop(self.first(x))))
 
 
-def test_running_statistics_are_the_mean_of_those_of_the_batches():
+def test_running_statistics_are_the_mean_of_those_of_the_batches_by_their_samples():
     torch.manual_seed(0)
     model = Noisy().double().train()
     model.drop.eval()
@@ -39,18 +39,45 @@ def test_running_statistics_are_the_mean_of_those_of_the_batches():
     hidden = [(batch - batch.mean(0)) / (batch.var(0, correction=0) + 1e-5).sqrt() for batch in batches]
     outputs = [batch @ model.linear.weight.T + model.linear.bias for batch in hidden]
     for layer, values in ((model.first, batches), (model.second, outputs)):
-        mean, var = (sum(getattr(part, kind)(0) for part in values) / 2 for kind in ("mean", "var"))
+        mean, var = (sum(len(part) * getattr(part, kind)(0) for part in values) / 12 for kind in ("mean", "var"))
         assert torch.allclose(layer.running_mean, mean, atol=1e-12)
         assert torch.allclose(layer.running_var, var, atol=1e-12)
         assert layer.num_batches_tracked.item() == 2
 
 
-def test_modes_and_momenta_are_restored_after_an_error():
+def test_a_small_batch_counts_less_than_a_large_one():
+    """A batch of 100 around 0.2 and one of 4 around 5: 0.385 and not 2.6."""
+    model = nn.Sequential(nn.BatchNorm1d(1))
+    repair_batchnorm(model, [torch.full((100, 1), 0.2), torch.full((4, 1), 5.0)])
+    assert model[0].running_mean.item() == pytest.approx((100 * 0.2 + 4 * 5) / 104, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 32])
+def test_batches_of_one_are_joined_to_their_neighbours(size: int):
+    inputs = example("MLP", 33)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(768))
+    repair_batchnorm(model, list(inputs.split(size)))
+    assert torch.allclose(model[1].running_mean, inputs.flatten(1).mean(0), atol=1e-5)
+    expected = [inputs[:32], inputs[32:]] if size < 32 else [inputs]
+    assert int(model[1].num_batches_tracked) == (16 if size in (1, 2) else 4 if size == 8 else len(expected))
+
+
+def test_one_sample_alone_is_refused_in_words():
+    with pytest.raises(InputError, match=r"data must be what the model is called with.*more than 1 value per channel"):
+        repair_batchnorm(nn.BatchNorm1d(3), [torch.zeros(1, 3)])
+
+
+@pytest.mark.parametrize("data", [[], [torch.randn(6, 3), torch.randn(6, 4)], [torch.zeros(4, 3), "images"]])
+def test_statistics_modes_and_momenta_are_restored_after_an_error(data):
     model = Noisy().train()
-    with pytest.raises(InputError, match="at least one batch"):
-        repair_batchnorm(model, [])
+    model.first.running_mean.fill_(7)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="data must"):
+        repair_batchnorm(model, data)
     assert model.first.momentum == 0.3
     assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_network_without_batch_normalization_is_left_alone():

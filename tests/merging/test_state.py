@@ -116,7 +116,7 @@ def test_weight_zero_leaves_out_what_is_not_even_finite():
 @pytest.mark.parametrize(
     ("states", "weights", "says"),
     [
-        ([], None, "at least 1"),
+        ([], None, "at least one"),
         ([{"w": torch.zeros(1)}] * 3, (1 / 3, 1 / 3), "one for each of 3"),
         ([{"w": torch.zeros(1)}] * 2, (1 / 3, 1 / 3), "must sum to 1.*divide by it"),
         ([{"w": torch.zeros(1)}] * 2, (float("nan"), 1), "must sum to 1"),

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import dataclass
 from itertools import permutations
 
 import pytest
@@ -204,6 +205,16 @@ class Overlapping(nn.Module):
         return self.head(self.norm2(self.norm1(self.a(x)).relu()).relu().mean((2, 3)))
 
 
+class StandardizedConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+
+class Standardized(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 1), StandardizedConv(4, 4, 1), nn.Flatten(), nn.Linear(256, 2))
+
+
 class Bilinear(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -216,33 +227,39 @@ class Bilinear(nn.Module):
 @pytest.mark.parametrize(
     ("model", "inputs", "says"),
     [
-        (UNet(3), SMALL, "torch.fx can trace.*UNet"),
-        (Roll(), VECTOR, "cumsum in the model itself is not"),
-        (nn.Sequential(nn.Linear(6, 6), Roll()), VECTOR, "cumsum in module '1' is not"),
+        (UNet(3), SMALL, r"must not overlap, those of 'up_half.first.0' \(GroupNorm\)"),
+        (nn.Linear(5, 3), VECTOR, r"model must run on example_input, .*Linear\) fails: RuntimeError: mat1 and mat2"),
+        (Roll(), VECTOR, r"cumsum in the model itself \(Roll\) is not"),
+        (nn.Sequential(nn.Linear(6, 6), Roll()), VECTOR, r"cumsum in '1' \(Roll\) is not"),
         (Softened(), VECTOR, "a random permutation of the units that were found changes the output"),
         (Overlapping(), SMALL, "'norm2'"),
-        (Bilinear(), VECTOR, r"'named' \(Bilinear\) is not; use a module"),
-        (nn.Conv2d(4, 8, 3, groups=2), torch.zeros(1, 4, 8, 8), "2 for 4 and 8; write it as several"),
-        (nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 4))), VECTOR, "0.weight does not; remove param"),
-        (parametrizations.weight_norm(nn.Linear(6, 4)), VECTOR, "'parametrizations.weight'.*is not"),
+        (Bilinear(), VECTOR, r"bilinear in 'named' \(Bilinear\) is not; use what torch has"),
+        (nn.ConvTranspose2d(4, 8, 3, groups=2), torch.zeros(1, 4, 8, 8), "2 for 4 and 8; write it as several"),
+        (Standardized(), SMALL, r"weights must be parameters as they are, '1' \(.*computes its own at each call"),
+        (nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 4))), VECTOR, "'0.weight' is parametrized; use"),
+        (nn.Sequential(nn.utils.spectral_norm(nn.Linear(6, 4))), VECTOR, "'0.weight' is normalized; use"),
+        (parametrizations.weight_norm(nn.Linear(6, 4)), VECTOR, "'weight' is parametrized; use"),
         (_Attend(nn.MultiheadAttention(6, 2, add_bias_kv=True, batch_first=True)), SEQUENCE, "no added key and value"),
     ],
     ids=[
-        "branch",
+        "blocks of two sizes",
+        "shape",
         "function",
         "inner function",
         "trial",
         "blocks",
         "module",
         "convolution",
+        "computed",
         "norm",
+        "spectral norm",
         "root norm",
         "attention",
     ],
 )
 def test_what_cannot_be_traced_is_refused_by_name(model: nn.Module, inputs: Tensor, says: str):
     with pytest.raises(InputError, match=says):
-        PermutationGraph.trace(nn.Sequential(model) if isinstance(model, nn.Conv2d) else model, inputs)
+        PermutationGraph.trace(model, inputs)
 
 
 @pytest.mark.parametrize(
@@ -266,3 +283,59 @@ def test_tracing_leaves_the_model_and_the_random_state_alone():
     assert torch.equal(torch.get_rng_state(), random)
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+class Hidden(nn.Module):
+    """Gives its hidden units besides the logits."""
+
+    def __init__(self, give) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 8)
+        self.b = nn.Linear(8, 7)
+        self.head = nn.Linear(7, 3)
+        self.give = give
+
+    def forward(self, x: Tensor) -> object:
+        a = self.a(x).relu()
+        return self.give(self.head(self.b(a).relu()), a)
+
+
+@dataclass
+class Given:
+    logits: Tensor
+    hidden: Tensor
+
+
+@pytest.mark.parametrize(
+    ("give", "first", "second"),
+    [
+        (lambda logits, hidden: (logits, hidden), 0, "1"),
+        (lambda logits, hidden: {"logits": logits, "hidden": hidden}, "logits", "hidden"),
+        (lambda logits, hidden: {"logits": logits, "all": [hidden, hidden]}, "logits", "all.0"),
+        (Given, "logits", "hidden"),
+    ],
+    ids=["tuple", "dict", "list within", "data class"],
+)
+def test_units_that_an_output_shows_keep_their_order_unless_another_output_counts(give, first, second: str):
+    model = Hidden(give)
+    graph = PermutationGraph.trace(model, VECTOR)
+    assert [group.name for group in graph.groups] == ["b"]
+    assert graph.shown[second] == ("a",)
+    alone = PermutationGraph.trace(model, VECTOR, output=first)
+    assert [group.name for group in alone.groups] == ["a", "b"]
+    assert not alone.shown
+    with pytest.raises(InputError, match="output must be one of the network's, got 'lost'"):
+        PermutationGraph.trace(model, VECTOR, output="lost")
+
+
+def test_a_compiled_network_is_traced_as_what_it_compiles():
+    model = made("MLP")
+    inner = nn.Sequential(torch.compile(made("MLP"), backend="eager"))
+    plain = PermutationGraph.trace(model, IMAGE)
+    assert PermutationGraph.trace(torch.compile(model, backend="eager"), IMAGE) == plain
+    assert [group.size for group in PermutationGraph.trace(inner, IMAGE).groups] == [20, 12]
+
+
+def test_arguments_by_name():
+    named = PermutationGraph.trace(made("Gated"), {"x": VECTOR})
+    assert named == PermutationGraph.trace(made("Gated"), VECTOR)

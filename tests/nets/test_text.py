@@ -36,12 +36,12 @@ def test_positions_and_ends_by_hand():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: TOKENIZER(["a cirle"]), "'cirle' is none; did you mean circle"),
-        (lambda: TOKENIZER(["xyz"]), "'xyz' is none; the words are a, red, circle, square, <v>, <w>"),
+        (lambda: TOKENIZER(["a cirle"]), "'cirle' is not one; did you mean circle"),
+        (lambda: TOKENIZER(["xyz"]), "'xyz' is not one; the words are a, red, circle, square, <v>, <w>"),
         (lambda: TOKENIZER(["a a a a a a"]), "at most 5 tokens, 'a a a a a a' has 6; shorten"),
         (lambda: TOKENIZER(["a <v> <v> red"]), "has 6; shorten"),
         (lambda: TOKENIZER("a red circle"), "a sequence of texts, got the text 'a red circle'"),
-        (lambda: TOKENIZER.positions(["a"], ["blu"]), "'blu' is none"),
+        (lambda: TOKENIZER.positions(["a"], ["blu"]), "'blu' is not one"),
         (lambda: TOKENIZER.with_words({"red": 1}), "'red' is known already"),
         (lambda: TOKENIZER.with_words({"<u>": 0}), "'<u>' must stand for at least 1 token, got 0"),
         (lambda: Tokenizer(("Red",)), "small letters, without spaces, and each once; got 'Red'"),

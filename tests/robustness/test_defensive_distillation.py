@@ -9,15 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from paperweight.nets import MLP
-from paperweight.robustness.defensive_distillation import (
-    FGSM,
-    CarliniWagnerL2,
-    cw_objective,
-    distillation_loss,
-    from_tanh_space,
-    margins,
-    to_tanh_space,
-)
+from paperweight.robustness._carlini_wagner import cw_objective, from_tanh_space, margins, to_tanh_space
+from paperweight.robustness.defensive_distillation import FGSM, CarliniWagnerL2, distillation_loss
 from paperweight.testing import AttackSubject, LossSubject
 from paperweight.testing.classifiers import linear_classifier, toy_images
 

@@ -10,10 +10,10 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, norm
 from torch import nn
 
+from paperweight.robustness._smoothing import lower_bound
 from paperweight.robustness.dual_randomized_smoothing import (
     DualRandomizedSmoothing,
     RandomizedSmoothing,
-    _lower_bound,
     checkerboard,
     dual_radius,
     sub_image,
@@ -158,7 +158,7 @@ def test_root_of_squared_branch_radii_is_not_sound():
 @pytest.mark.parametrize("alpha", [0.05, 0.0005])
 def test_bound_is_where_the_binomial_tail_is_alpha(trials, alpha):
     successes = sorted({0, 1, trials // 2, trials - 1, trials})
-    bounds = _lower_bound(torch.tensor(successes), trials, alpha)
+    bounds = lower_bound(torch.tensor(successes), trials, alpha)
     for k, bound in zip(successes, bounds.tolist(), strict=True):
         tail = math.fsum(binom.pmf(np.arange(k, trials + 1), trials, bound))
         assert tail == pytest.approx(alpha, rel=1e-8) if k else bound == 0
@@ -169,7 +169,7 @@ def test_bound_is_where_the_binomial_tail_is_alpha(trials, alpha):
 def test_bound_holds_as_often_as_it_says(p):
     # The exact probability that the bound lies above p is at most alpha, and not by far less.
     trials, alpha = 2_000, 0.05
-    fails = _lower_bound(torch.arange(trials + 1), trials, alpha) > p
+    fails = lower_bound(torch.arange(trials + 1), trials, alpha) > p
     failure = binom.pmf(np.arange(trials + 1), trials, p)[fails.numpy()].sum()
     assert 0.2 * alpha < failure <= alpha
 
@@ -266,7 +266,7 @@ def test_both_branches_bound_the_class_of_most_votes_together_each_with_half_of_
     image = torch.zeros(1, 1, 2, 2)
     dual = DualRandomizedSmoothing(Votes(0.9), Votes(0.3), sigma=1.0, generator=seeded())
     labels, radii = dual.certify(image, n0=100, n=100, alpha=0.2)
-    bounds = [_lower_bound(torch.tensor(k), 100, 0.1) for k in (90, 30)]
+    bounds = [lower_bound(torch.tensor(k), 100, 0.1) for k in (90, 30)]
     assert labels.tolist() == [1]
     torch.testing.assert_close(radii[0], dual_radius(*bounds, 1.0, 1.0), rtol=1e-12, atol=0)
     dual = DualRandomizedSmoothing(Votes(0.9), Votes(0.0), sigma=1.0, generator=seeded())

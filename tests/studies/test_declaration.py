@@ -46,3 +46,10 @@ def test_one_arm_is_no_comparison(arms: dict[str, str]) -> None:
 def test_headline_must_be_a_metric() -> None:
     with pytest.raises(InputError, match=r"headline of study 'example' must be one of \['loss'\], got 'accuracy'"):
         study(headline="accuracy")
+
+
+def test_a_study_says_how_many_pairs_it_takes() -> None:
+    assert study().seeds == 8
+    assert study(seeds=16).seeds == 16
+    with pytest.raises(InputError, match="seeds of study 'example' must be at least 1, got 0"):
+        study(seeds=0)

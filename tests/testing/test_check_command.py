@@ -1,6 +1,7 @@
 """The command ``paperweight check``: what it prints, and its exit status."""
 
 import math
+import sys
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from paperweight.cli import main
 from paperweight.errors import InputError
-from paperweight.loops import evaluating
+from paperweight.nets import evaluating
 from paperweight.testing import AttackSubject, LossSubject, check_object
 
 HERE = __name__
@@ -178,3 +179,16 @@ def test_faults_of_what_takes_a_generator_are_found():
 def test_from_python_a_mistake_is_an_input_error():
     with pytest.raises(InputError, match="kind must be one of"):
         check_object("layers", "torch.nn:ReLU")
+
+
+class Exits:
+    """A loss that ends the program when it is called."""
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        sys.exit(0)
+
+
+def test_an_object_that_ends_the_program_fails_its_checks(capsys):
+    status, output, _ = run(capsys, "loss", f"{HERE}:Exits", "--input", "8x5", "8:5")
+    assert status == 1
+    assert "it ended the program with status 0" in output

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from paperweight.testing import CheckReport, check_optimizer
-from paperweight.testing.optimizer import OPTIMIZER_CHECKS, check_null
+from paperweight.testing.optimizer import OPTIMIZER_LAWS, check_null
 
 
 class Momentum(torch.optim.Optimizer):
@@ -216,6 +216,9 @@ FAULTY = {
 }
 
 
+LAWS = [check.__name__ for check in OPTIMIZER_LAWS if check is not check_null]
+
+
 def failed(report: CheckReport) -> set[str]:
     return {result.name for result in report.failures}
 
@@ -223,7 +226,7 @@ def failed(report: CheckReport) -> set[str]:
 def test_the_sound_optimizer_passes():
     report = check_optimizer(Momentum)
     assert report.passed, str(report)
-    assert [result.name for result in report.results] == [check.__name__ for check in OPTIMIZER_CHECKS]
+    assert [result.name for result in report.results] == LAWS
 
 
 @pytest.mark.parametrize("faulty", FAULTY, ids=lambda faulty: faulty.__name__)
@@ -238,7 +241,7 @@ def test_a_fault_is_caught_by_the_check_that_is_meant_to(faulty):
 
 
 def test_every_check_catches_some_fault():
-    assert set(FAULTY.values()) == {check.__name__ for check in OPTIMIZER_CHECKS}
+    assert set(FAULTY.values()) == set(LAWS)
 
 
 CONTROLS = {

@@ -22,6 +22,7 @@ from paperweight.testing.public import (
     check_bad_values,
     check_documented_arguments,
     check_example_runs,
+    check_keeps_arguments,
     check_no_var_keywords,
     check_source_and_deviations,
 )
@@ -167,6 +168,50 @@ def test_null_law_of_a_function_catches_one_bit():
     assert check_function(torch.sin, given, null=lambda x: 1.0 * x, baseline=lambda x: x).passed
     report = check_function(torch.sin, given, null=lambda x: x * (1 + 2**-23), baseline=lambda x: x)
     assert [result.name for result in report.failures] == ["check_null"]
+
+
+class Keeping:
+    def __init__(self, lr: float = 0.1, *, steps: int = 3, loss=torch.sin, batches=()) -> None:
+        self.lr, self.steps, self.loss, self.batches = lr, steps, loss, batches
+
+
+class Forgetting:
+    def __init__(self, lr: float = 0.1, steps: int = 3) -> None:
+        self.lr, self._steps = lr, steps
+
+
+class Resolving:
+    def __init__(self, loss=None) -> None:
+        self.loss = torch.sin if loss is None else loss
+
+
+class Confusing(Keeping):
+    def __init__(self, lr: float = 0.1, steps: int = 3) -> None:
+        super().__init__(0.1, steps=steps)
+
+
+@pytest.mark.parametrize("use", [Keeping, lambda: Keeping(0.5, steps=1), lambda: Keeping(batches=iter([]))])
+def test_an_object_that_keeps_its_arguments_passes(use):
+    check_keeps_arguments(Keeping, use)
+
+
+@pytest.mark.parametrize(
+    ("public", "use", "reason"),
+    [
+        (Forgetting, Forgetting, "Forgetting does not keep its argument steps"),
+        (Resolving, Resolving, "the argument loss was None and is kept as 'torch.sin'"),
+        (Confusing, lambda: Confusing(lr=0.5), r"the argument lr was 0\.5 and is kept as 0\.1"),
+        (Keeping, dict, "the subject makes no Keeping"),
+    ],
+)
+def test_an_argument_that_is_not_kept_is_caught(public, use, reason):
+    with pytest.raises(CheckFailure, match=reason):
+        check_keeps_arguments(public, use)
+    assert public().lr == 0.1 if public is not Resolving else public().loss is torch.sin
+
+
+def test_an_optimizer_keeps_its_arguments_in_its_defaults():
+    check_keeps_arguments(torch.optim.SGD, lambda: torch.optim.SGD([torch.ones(1)], lr=0.5))
 
 
 def test_contract_needs_a_known_kind_and_binds_the_arguments():

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from paperweight.diffusion._process import add_noise, guided
-from paperweight.diffusion._text_model import TextSpec, TextToImage
 from paperweight.errors import InputError
+from paperweight.generators.process import add_noise, guided
+from paperweight.generators.text_model import TextSpec, TextToImage
 from paperweight.testing import FunctionSubject
 from paperweight.unlearning.concept_inversion import InvertedConcept, invert_concept, negative_prompt_error
 from paperweight.unlearning.negative_prompt import NegativePrompt

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paperweight.diffusion._generation import generate
-from paperweight.diffusion._pipeline import PipelineAdapter
-from paperweight.diffusion._process import linear_schedule
-from paperweight.diffusion._text_model import TextSpec, TextToImage
 from paperweight.errors import InputError
+from paperweight.generators.generation import generate
+from paperweight.generators.pipeline import PipelineAdapter
+from paperweight.generators.process import linear_schedule
+from paperweight.generators.text_model import TextSpec, TextToImage
 from paperweight.testing import FunctionSubject, UnlearnerSubject
 from paperweight.unlearning.forget_me_not import ForgetMeNot, attention_mass
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from paperweight.diffusion._generation import generate
-from paperweight.diffusion._pipeline import PipelineAdapter
-from paperweight.diffusion._process import linear_schedule
-from paperweight.diffusion._protocol import GuidedDiffusion, predicted_noise
-from paperweight.diffusion._text_model import TextSpec, TextToImage
 from paperweight.errors import InputError
+from paperweight.generators.generation import generate
+from paperweight.generators.pipeline import PipelineAdapter
+from paperweight.generators.process import linear_schedule
+from paperweight.generators.protocol import GuidedDiffusion, predicted_noise
+from paperweight.generators.steering import Steered
+from paperweight.generators.text_model import TextSpec, TextToImage
 from paperweight.testing import UnlearnerSubject
-from paperweight.unlearning._steering import Steered
 from paperweight.unlearning.negative_prompt import NegativePrompt
 
 SHAPE = (1, 8, 8)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from paperweight.diffusion._generation import generate
-from paperweight.diffusion._process import guided
-from paperweight.diffusion._protocol import predicted_noise
-from paperweight.diffusion._text_model import TextSpec, TextToImage
 from paperweight.errors import InputError
+from paperweight.generators.generation import generate
+from paperweight.generators.process import guided
+from paperweight.generators.protocol import predicted_noise
+from paperweight.generators.steering import Steered
+from paperweight.generators.text_model import TextSpec, TextToImage
 from paperweight.testing import FunctionSubject, UnlearnerSubject
-from paperweight.unlearning._steering import Steered
 from paperweight.unlearning.safe_latent_diffusion import PRESETS, SafeLatentDiffusion, safe_guidance
 
 SHAPE = (1, 8, 8)

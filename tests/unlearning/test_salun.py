@@ -108,6 +108,14 @@ def test_mask_by_hand():
     assert [mask["bias"].tolist() for mask in masks] == [[False], [False], [False], [True]]
 
 
+def test_gradients_of_low_precision_are_added_up_without_loss():
+    """In bfloat16 a sum of ones stays at 256: 300 gradients of 1 would count for less than one of 290."""
+    model = nn.Linear(2, 1, bias=False).bfloat16()
+    batches = [torch.tensor([[1.0, 0.0]]).bfloat16()] * 300 + [torch.tensor([[0.0, 290.0]]).bfloat16()]
+    mask = saliency_mask(model, batches, lambda model, x: model(x).sum(), 0.5)
+    assert mask["weight"].tolist() == [[True, False]]
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.77, 1.0])
 def test_mask_marks_the_exact_number_and_ranks_all_weights_together(fraction):
     model = toy_classifier()

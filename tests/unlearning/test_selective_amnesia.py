@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paperweight.diffusion._generation import generate
-from paperweight.diffusion._pipeline import PipelineAdapter
-from paperweight.diffusion._process import add_noise, linear_schedule, normal
-from paperweight.diffusion._text_model import TextSpec, TextToImage
 from paperweight.errors import InputError
+from paperweight.generators.generation import generate
+from paperweight.generators.pipeline import PipelineAdapter
+from paperweight.generators.process import add_noise, linear_schedule, normal
+from paperweight.generators.text_model import TextSpec, TextToImage
 from paperweight.testing import FunctionSubject, UnlearnerSubject
 from paperweight.unlearning.selective_amnesia import SelectiveAmnesia, elastic_penalty, fisher_diagonal
 
@@ -195,6 +195,18 @@ def test_the_fisher_information_is_a_mean_over_samples():
     one = fisher_diagonal(Linear(Shifted()), torch.zeros(1, 1, 2, 2), ["circle"], generator=seeded())
     many = fisher_diagonal(Linear(Shifted()), torch.zeros(7, 1, 2, 2), ["circle"] * 7, generator=seeded())
     torch.testing.assert_close(one, many, rtol=1e-4, atol=0)
+
+
+def test_the_fisher_information_of_low_precision_is_added_up_without_loss():
+    """In bfloat16 a sum of 400 equal numbers stays at 256 of them."""
+    found = fisher_diagonal(
+        Linear(Shifted().bfloat16()),
+        torch.zeros(400, 1, 2, 2, dtype=torch.bfloat16),
+        ["circle"] * 400,
+        generator=seeded(),
+    )
+    wanted = torch.tensor((2 * 0.3 * 2**2 * TIMES) ** 2)
+    torch.testing.assert_close(found["shift"], wanted, rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])

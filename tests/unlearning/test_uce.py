@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from paperweight.diffusion._cross_attention import parameter_group
-from paperweight.diffusion._text_model import TextSpec, TextToImage
 from paperweight.errors import InputError
+from paperweight.generators.cross_attention import parameter_group
+from paperweight.generators.text_model import TextSpec, TextToImage
 from paperweight.testing import FunctionSubject, UnlearnerSubject
 from paperweight.unlearning.uce import UCE, uce_solve
 

@@ -85,11 +85,12 @@ class FourierAttention(nn.Module):
             raise ValueError(f"radius must be one of {', '.join(shapes)}, got {radius!r}")
         if not 0 < radius_init < math.inf:
             raise ValueError(f"radius_init must be above 0 and finite, got {radius_init}")
+        self.dim, self.bias, self.radius, self.radius_init = dim, bias, radius, radius_init
         self.power, self.attn_drop, self.eps = power, attn_drop, eps
         self.radius_raw = nn.Parameter(torch.full(shapes[radius], radius_init + math.log(-math.expm1(-radius_init))))
 
     @property
-    def radius(self) -> Tensor:
+    def radii(self) -> Tensor:
         """The radii R, (1,), (heads, 1, 1), (d,) or (heads, 1, d)."""
         return F.softplus(precise(self.radius_raw))
 
@@ -116,7 +117,7 @@ class FourierAttention(nn.Module):
             k, v = cache.append(k, v)
         mask = added_mask(key_padding_mask, attn_mask, len(q))
         drop = self.attn_drop if self.training else 0.0
-        queries, keys = (precise(part) * self.radius for part in (q, k))
+        queries, keys = (precise(part) * self.radii for part in (q, k))
         mixed = chunked_attention(queries, keys, precise(v), mask, self.power, self.eps, causal=is_causal, dropout=drop)
         out = joined(self, mixed.to(v.dtype), query)
         if not need_weights:

@@ -113,7 +113,7 @@ def kernel_regression(
     if not 0 < bandwidth < math.inf:
         raise ValueError(f"bandwidth must be above 0 and finite, got {bandwidth}")
     if len(inputs) != len(targets) or not len(inputs):
-        raise ValueError(f"targets must be one an input and some, got {len(targets)} for {len(inputs)}")
+        raise ValueError(f"targets must be one for each input, and at least one, got {len(targets)} for {len(inputs)}")
     return kernel_attention(queries / bandwidth, inputs / bandwidth, targets, kernel)
 
 

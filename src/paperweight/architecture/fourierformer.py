@@ -140,9 +140,9 @@ def fourier_attention(
             gets no gradient.
         eps: Added to the sum of weights, at least 0; the authors' is 1e-6.
         dropout: Probability with which a weight is left out, in [0, 1).
-        chunk: Queries a chunk; chosen for a processor's cache where left out.
+        chunk: Queries a chunk; chosen for a processor's cache by default.
         causal: Let the last query see all keys, the one before all but the last, and so on.
-        generator: Source of dropout; the global random state where left out.
+        generator: Source of dropout; the global random state by default.
 
     Returns:
         Outputs, (..., N, e), in the format of the values. A query that may see no key gets 0.
@@ -218,6 +218,8 @@ class FourierTransformerEncoderLayer(nn.TransformerEncoderLayer):
         attention = FourierAttention(d_model, nhead, power, radius, radius_init, batch_first=batch_first)
         super().__init__(d_model, nhead, dim_feedforward, dropout, activation, 1e-5, batch_first, norm_first)
         self.self_attn = attention
+        self.d_model, self.nhead, self.dim_feedforward, self.batch_first = d_model, nhead, dim_feedforward, batch_first
+        self.power, self.radius, self.radius_init = power, radius, radius_init
 
 
 def fourierize(model: nn.Module, power: int = 4, radius: Radii = "scalar", radius_init: float = 1.0) -> nn.Module:

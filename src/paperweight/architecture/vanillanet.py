@@ -16,7 +16,8 @@ Deviations:
       one, and the maximum between the two leaves it what it is.
     - Convolutions before a normalization have no bias, which would change nothing; the authors' have one.
     - Images of any size that leaves a pixel, by the arguments ``patch`` and ``strides``; ImageNet's patch is 4.
-    - ``deep=False`` leaves deep training out, for comparisons; the paper does not say how its like was built.
+    - ``deep=False`` leaves deep training out, for comparisons; the paper does not say how its networks without were
+      built.
     - Dropout, the adaptive pooling of the largest model and the recipe (LAMB, binary cross-entropy, mixup, RandAugment,
       300 epochs) are left out. In the recipe lam grows linearly over the first 100 epochs and stays at 1.
     - Merging makes a new network in float64, rounded at the end; the authors change theirs in place.
@@ -31,6 +32,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from paperweight.architecture._vanilla_layers import (
+    EPS,
+    FadingReLU,
+    SeriesActivation,
+    check_at_least,
+    convolution,
+    fading_convolution,
+)
 from paperweight.catalogue import Paper
 
 __all__ = ["SeriesActivation", "VanillaNet", "deployed"]
@@ -47,14 +56,6 @@ PAPER = Paper(
         "much better than without."
     ),
 )
-
-_STD = 0.02  # of all initial weights
-_EPS = 1e-6  # in all normalizations
-
-
-def _faded_relu(x: Tensor, lam: Tensor) -> Tensor:
-    """Compute A'(x) = (1 - lam) max(x, 0) + lam x."""
-    return (1 - lam) * x.relu() + lam * x
 
 
 def _merged(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
@@ -81,57 +82,6 @@ def _folded(layers: Iterable[nn.Module]) -> list[nn.Module]:
         else:
             result.append(layer)
     return result
-
-
-@final
-class _FadingReLU(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lam = nn.Buffer(torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _faded_relu(x, self.lam)
-
-
-@final
-class SeriesActivation(nn.Module):
-    """Series informed activation: a weighted sum of the rectified pixels around each pixel.
-
-    ``y[c, h, w]`` is the sum of ``a[c, i, j] max(x[c, h + i, w + j], 0)`` over i and j from -n to n, n = ``act_num``;
-    pixels outside of the image count as 0. The weights a start small, normal with standard deviation 0.02, for a batch
-    normalization to follow. With ``act_num=0`` and a weight of 1 it is a ReLU bit for bit.
-
-    Args:
-        dim: Number of channels, C.
-        act_num: How far neighbours reach, n, at least 0; the paper's is 3.
-
-    Raises:
-        ValueError: If ``dim`` or ``act_num`` is no whole number or too small.
-
-    Example:
-        >>> activation = SeriesActivation(1, act_num=1)
-        >>> _ = nn.init.ones_(activation.conv.weight)
-        >>> activation(torch.tensor([[[[-1.0, 2.0, 3.0, 4.0]]]])).detach()
-        tensor([[[[2., 5., 9., 7.]]]])
-    """
-
-    def __init__(self, dim: int, act_num: int = 3) -> None:
-        super().__init__()
-        _check_at_least(1, "dim", dim)
-        _check_at_least(0, "act_num", act_num)
-        self.conv = nn.Conv2d(dim, dim, 2 * act_num + 1, padding=act_num, groups=dim, bias=False)
-        nn.init.trunc_normal_(self.conv.weight, std=_STD)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the activation.
-
-        Args:
-            x: Inputs, (N, C, H, W).
-
-        Returns:
-            Activations, of the shape and dtype of ``x``.
-        """
-        return self.conv(x.relu())
 
 
 @final
@@ -178,25 +128,26 @@ class VanillaNet(nn.Module):
     ) -> None:
         super().__init__()
         _check_sizes(shape, dims, strides, patch)
-        _check_at_least(1, "classes", classes)
-        layers: list[nn.Module] = []
-        inputs = shape[0]
+        check_at_least(1, "classes", classes)
+        self.shape, self.classes, self.dims, self.strides = shape, classes, dims, strides
+        self.patch, self.act_num, self.deep = patch, act_num, deep
+        layers, inputs = list[nn.Module](), shape[0]
         for index, (outputs, stride) in enumerate(zip(dims, (1, *strides), strict=True)):
             side = 1 if index else patch
             between = inputs if index else outputs
             if deep:
-                layers += [*_fading_convolution(inputs, between, side), _convolution(between, outputs)]
+                layers += [*fading_convolution(inputs, between, side), convolution(between, outputs)]
             else:
-                layers.append(_convolution(inputs, outputs, side))
-            layers.append(nn.BatchNorm2d(outputs, _EPS))
+                layers.append(convolution(inputs, outputs, side))
+            layers.append(nn.BatchNorm2d(outputs, EPS))
             if stride > 1:
                 layers.append(nn.MaxPool2d(stride))
-            layers += [SeriesActivation(outputs, act_num), nn.BatchNorm2d(outputs, _EPS)]
+            layers += [SeriesActivation(outputs, act_num), nn.BatchNorm2d(outputs, EPS)]
             inputs = outputs
         layers.append(nn.AdaptiveAvgPool2d(1))
         if deep:
-            layers += _fading_convolution(inputs, classes)
-        layers += [_convolution(classes if deep else inputs, classes, bias=True), nn.Flatten()]
+            layers += fading_convolution(inputs, classes)
+        layers += [convolution(classes if deep else inputs, classes, bias=True), nn.Flatten()]
         self.layers = nn.Sequential(*layers)
 
     def set_lambda(self, lam: float) -> None:
@@ -216,7 +167,7 @@ class VanillaNet(nn.Module):
         if not 0 <= lam <= 1:
             raise ValueError(f"lam must be in [0, 1], got {lam}")
         for layer in self.layers:
-            if isinstance(layer, _FadingReLU):
+            if isinstance(layer, FadingReLU):
                 layer.lam.fill_(lam)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -255,43 +206,24 @@ def deployed(model: VanillaNet) -> nn.Sequential:
     """
     result: list[nn.Module] = []
     for layer in _folded(copy.deepcopy(model).double().eval().layers):
-        if isinstance(layer, _FadingReLU) and layer.lam.item() != 1:
+        if isinstance(layer, FadingReLU) and layer.lam.item() != 1:
             raise ValueError(
                 f"lam must be 1 to merge, got {round(layer.lam.item(), 6)}; train on after set_lambda(1.0)"
             )
-        if isinstance(layer, nn.Conv2d) and result and isinstance(result[-1], _FadingReLU):
+        if isinstance(layer, nn.Conv2d) and result and isinstance(result[-1], FadingReLU):
             result.pop()
             layer = _merged(cast(nn.Conv2d, result.pop()), layer)
         result.append(layer)
     return nn.Sequential(*result).to(next(model.parameters()).dtype)
 
 
-def _convolution(inputs: int, outputs: int, side: int = 1, bias: bool = False) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, side, stride=side, bias=bias)
-    nn.init.trunc_normal_(conv.weight, std=_STD)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
-
-
-def _fading_convolution(inputs: int, outputs: int, side: int = 1) -> list[nn.Module]:
-    """Build the first convolution of a pair and what stands between the two."""
-    return [_convolution(inputs, outputs, side), nn.BatchNorm2d(outputs, _EPS), _FadingReLU()]
-
-
-def _check_at_least(minimum: int, name: str, *values: int) -> None:
-    for value in values:
-        if not isinstance(value, int) or value < minimum:
-            raise ValueError(f"{name} must be whole numbers of at least {minimum}, got {value!r}")
-
-
 def _check_sizes(shape: Sequence[int], dims: Sequence[int], strides: Sequence[int], patch: int) -> None:
     if len(shape) != 3:
         raise ValueError(f"shape must be (channels, height, width), got {shape}")
     for name, values in (("shape", shape), ("dims", dims), ("strides", strides), ("patch", (patch,))):
-        _check_at_least(1, name, *values)
+        check_at_least(1, name, *values)
     if len(dims) != len(strides) + 1:
-        raise ValueError(f"dims must be one more than strides, got {len(dims)} and {len(strides)}")
+        raise ValueError(f"dims must have one entry more than strides, got {len(dims)} and {len(strides)}")
     if min(shape[1:]) < math.prod((patch, *strides)):
         raise ValueError(
             f"patch times all strides must be at most the image's shorter side, got {patch} and {tuple(strides)} for "

@@ -14,7 +14,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from paperweight.diffusion._process import normal
+from paperweight.generators.process import normal
 
 __all__ = ["CaptionWordRepetition", "GaussianEmbeddingNoise", "RandomNumberAddition", "RandomTokenAddition"]
 

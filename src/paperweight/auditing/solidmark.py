@@ -14,20 +14,25 @@ Deviations:
       ``resample`` goes back and forth in every step; `key_likelihood` finds the key with the network's smallest error.
     - Keys, images and estimates are in [0, 1] everywhere; the authors compare keys in two units with each other in
       their evaluation of Stable Diffusion. Noise is drawn anew for every image; the authors reuse the first.
+    - Whether a record is held out, and its key, follow from a hash of a seed and the record's name, so that they do
+      not depend on the order of the data; the authors draw keys in the order of a loader.
+    - Models of text are asked without guidance unless it is given; the authors' code for Stable Diffusion has 3, and
+      100 steps.
     - In a latent space the known part is replaced there, in every step; the authors replace decoded pixels in every
       tenth. A centred mark covers the image's middle; the authors first frame it by zeros.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, final
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from paperweight.auditing._grey_mark import SolidMark
 from paperweight.catalogue import Paper
-from paperweight.diffusion._outpainting import outpaint
-from paperweight.diffusion._process import add_noise, normal
-from paperweight.diffusion._protocol import ConditionalDiffusion, predicted_noise
+from paperweight.generators.outpainting import outpaint
+from paperweight.generators.process import add_noise, normal
+from paperweight.generators.protocol import ConditionalDiffusion, predicted_noise
 
 __all__ = ["SolidMark", "key_likelihood", "recall_keys"]
 
@@ -46,130 +51,6 @@ PAPER = Paper(
 )
 
 Readout = Literal["replace", "resample", "likelihood"]
-
-
-@final
-class SolidMark:
-    """Paints a grey key onto images, hides it and reads it.
-
-    Called as ``mark(images, labels, generator=...)`` it draws a key for each image, uniform in [0, 1].
-
-    Args:
-        pattern: ``border`` frames the image, which grows; ``centre`` covers a square in its middle; ``mask`` covers
-            the pixels of ``mask``.
-        thickness: Width of the border or side of the square, in pixels, at least 1; 4 and 16 in the authors' code.
-        mask: The pixels of pattern ``mask``, bool, (1, H, W), at least one.
-
-    Raises:
-        ValueError: If an argument is not as above.
-
-    Example:
-        >>> mark = SolidMark(thickness=1)
-        >>> marked = mark.insert(torch.zeros(1, 1, 2, 2), torch.tensor([0.5]))
-        >>> marked.flatten(1).sum(), mark.read(marked)
-        (tensor(6.), tensor([0.5000]))
-    """
-
-    def __init__(
-        self, pattern: Literal["border", "centre", "mask"] = "border", thickness: int = 4, mask: Tensor | None = None
-    ) -> None:
-        if pattern not in ("border", "centre", "mask"):
-            raise ValueError(f"pattern must be 'border', 'centre' or 'mask', got {pattern!r}")
-        if not isinstance(thickness, int) or thickness < 1:
-            raise ValueError(f"thickness must be a whole number of at least 1, got {thickness!r}")
-        if (mask is None) == (pattern == "mask"):
-            raise ValueError(f"mask must be given with pattern 'mask' and no other, got {pattern!r}")
-        if mask is not None and (mask.ndim != 3 or len(mask) != 1 or mask.dtype != torch.bool or not mask.any()):
-            raise ValueError(f"mask must be bool, (1, H, W), and mark a pixel, got {mask.dtype} {tuple(mask.shape)}")
-        self.pattern = pattern
-        self.thickness = thickness
-        self._mask = mask
-
-    def shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Give the shape (C, H', W') of the marked image from that of the image, (C, H, W).
-
-        Raises:
-            ValueError: If the mark does not fit into the image.
-        """
-        channels, height, width = shape
-        if self.pattern == "border":
-            return channels, height + 2 * self.thickness, width + 2 * self.thickness
-        if self.pattern == "centre" and self.thickness > min(height, width):
-            raise ValueError(f"thickness must be at most the image's {height} x {width} pixels, got {self.thickness}")
-        if self._mask is not None and self._mask.shape[1:] != (height, width):
-            raise ValueError(f"images must be of the mask's {tuple(self._mask.shape[1:])} pixels, got {height, width}")
-        return shape
-
-    def mask(self, shape: tuple[int, int, int]) -> Tensor:
-        """Give the marked pixels, bool, (1, H', W'), from the shape (C, H, W) of the image."""
-        _, height, width = self.shape(shape)
-        if self._mask is not None:
-            return self._mask
-        border, t = self.pattern == "border", self.thickness
-        rows, columns = (slice(t, n - t) if border else slice((n - t) // 2, (n + t) // 2) for n in (height, width))
-        marked = torch.full((1, height, width), border)
-        marked[:, rows, columns] = not border
-        return marked
-
-    def insert(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Paint a key onto each image: m k + (1 - m) x.
-
-        Args:
-            images: Images, entries in [0, 1], (N, C, H, W).
-            keys: Keys in [0, 1], (N,).
-
-        Returns:
-            Marked images, (N, C, H', W').
-
-        Raises:
-            ValueError: If an entry or a key is outside [0, 1], or a shape does not fit.
-        """
-        if images.ndim != 4 or (images.numel() and not 0 <= images.min() <= images.max() <= 1):
-            raise ValueError(
-                f"images must be (N, C, H, W) with entries from 0 to 1, got {tuple(images.shape)}; keys and images are "
-                "in one unit, so divide by 255, or map [-1, 1] to [0, 1]"
-            )
-        if keys.shape != images.shape[:1] or (keys.numel() and not 0 <= keys.min() <= keys.max() <= 1):
-            raise ValueError(f"keys must be one an image, from 0 to 1, got {keys.tolist()[:5]} for {len(images)}")
-        margin = self.thickness if self.pattern == "border" else 0
-        marked = torch.nn.functional.pad(images, [margin] * 4)
-        mask = self.mask((images.shape[1], images.shape[2], images.shape[3])).to(images.device)
-        return torch.where(mask, keys.to(marked)[:, None, None, None], marked)
-
-    def blank(self, images: Tensor) -> Tensor:
-        """Give images (N, C, H, W) as marked ones whose mark is hidden, (N, C, H', W')."""
-        return self.insert(images, images.new_full((len(images),), 0.5))
-
-    def hide(self, marked: Tensor) -> Tensor:
-        """Give marked images (N, C, H', W') with 0.5 in place of the key."""
-        return marked.masked_fill(self._mask_of(marked), 0.5)
-
-    def read(self, marked: Tensor) -> Tensor:
-        """Read the key of each marked image, (N,): the mean of the marked entries."""
-        return marked[:, :, self._mask_of(marked)[0]].flatten(1).double().mean(dim=1).to(marked.dtype)
-
-    def __call__(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the images with keys drawn for them, and their labels; `read` gives the keys back."""
-        keys = torch.rand(len(images), generator=generator, device=generator.device)
-        return self.insert(images, keys.to(images)), labels.clone()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give what `from_dict` makes it from, of JSON's types."""
-        mask = None if self._mask is None else self._mask.int().tolist()
-        return {"pattern": self.pattern, "thickness": self.thickness, "mask": mask}
-
-    @classmethod
-    def from_dict(cls, given: dict[str, Any]) -> "SolidMark":
-        """Make it from what `to_dict` gave; a ``ValueError`` says what is wrong with it."""
-        mask = given.get("mask")
-        return cls(given["pattern"], given["thickness"], None if mask is None else torch.tensor(mask).bool())
-
-    def _mask_of(self, marked: Tensor) -> Tensor:
-        channels, height, width = marked.shape[1:]
-        less = 2 * self.thickness if self.pattern == "border" else 0
-        if min(height, width) <= less:
-            raise ValueError(f"marked images must exceed the border of {self.thickness} pixels, got {height} x {width}")
-        return self.mask((channels, height - less, width - less)).to(marked.device)
 
 
 @torch.no_grad()
@@ -206,7 +87,7 @@ def key_likelihood(
         ValueError: If a number is out of range.
 
     Example:
-        >>> from paperweight.diffusion._model import ModelSpec
+        >>> from paperweight.generators import ModelSpec
         >>> model = ModelSpec(shape=(1, 4, 4), arguments={"width": 8}).build()
         >>> images, generator = torch.zeros(3, 1, 2, 2), torch.Generator().manual_seed(0)
         >>> keys, errors = key_likelihood(model, images, SolidMark(thickness=1), generator=generator, grid=5)
@@ -258,18 +139,21 @@ def recall_keys(
         readout: ``replace``, the paper's outpainting; ``resample``, the same with five passes a step; ``likelihood``,
             the key of `key_likelihood`, on a grid of 40, with the smallest error.
         repeats: Number of estimates an image, at least 1; 10 in the paper's study of duplicates.
-        steps: Steps of outpainting; left out, 250, the paper's, or all that the model has.
+        steps: Steps of outpainting; by default 250, the paper's, or all that the model has; 100 in the authors' code
+            for Stable Diffusion.
+        guidance: Weight of classifier-free guidance while outpainting; 1 is none, 3 in the authors' code for Stable
+            Diffusion. The likelihood is that of the condition alone.
         batch_size: Images a call of the network, at least 1.
         progress: Called with the number of images done and of all.
 
     Returns:
-        Estimates in [0, 1], (repeats, N).
+        Estimates in [0, 1], (repeats, N), in float32 at least.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Example:
-        >>> from paperweight.diffusion._model import ModelSpec
+        >>> from paperweight.generators import ModelSpec
         >>> model = ModelSpec(shape=(1, 4, 4), arguments={"width": 8}).build()
         >>> images, generator = torch.zeros(3, 1, 2, 2), torch.Generator().manual_seed(0)
         >>> recall_keys(model, images, SolidMark(thickness=1), generator=generator, steps=2).shape
@@ -280,7 +164,7 @@ def recall_keys(
     if repeats < 1 or batch_size < 1:
         raise ValueError(f"repeats and batch_size must be at least 1, got {repeats} and {batch_size}")
     size = max(1, batch_size // 40) if readout == "likelihood" else batch_size
-    mask = mark.mask((images.shape[1], images.shape[2], images.shape[3]))
+    mask = mark.pixels((images.shape[1], images.shape[2], images.shape[3]))
     estimates = images.new_empty(repeats, len(images))
     for repeat in range(repeats):
         for start in range(0, len(images), size):

@@ -15,13 +15,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from paperweight.audits.erasure_findings import ErasureAudit, Rate
 from paperweight.catalogue import nearest
-from paperweight.diffusion._generation import generate
-from paperweight.diffusion._text_model import TextToImage
 from paperweight.errors import InputError
+from paperweight.generators.generation import generate
+from paperweight.generators.judge import Judge, shows_anything
+from paperweight.generators.steering import Steered
+from paperweight.generators.text_model import TextToImage
 from paperweight.loops import fit_classifier
-from paperweight.studies.unlearning._erasure import shows_anything
-from paperweight.studies.unlearning._text_world import Judge
-from paperweight.unlearning._steering import Steered
 from paperweight.unlearning.concept_inversion import invert_concept
 
 __all__ = ["ErasureAudit", "audit_erasure"]
@@ -67,7 +66,7 @@ def audit_erasure(
         names: For each class its names, words or captions that the models know.
         concept: The erased one of these names.
         control: A model that was trained like ``before`` without any image of the concept.
-        initial: A word that the attack starts from; random numbers where left out.
+        initial: A word that the attack starts from; random numbers by default.
         templates: Captions with ``{}`` for a name, which take turns.
         count: Images of the concept by each name that are counted, at least 10; of other words a third of it.
         steps: Steps of the attack, at least 1.
@@ -84,7 +83,7 @@ def audit_erasure(
         InputError: If models, images, names or numbers do not fit together.
 
     Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle", "cross"), steps=20).build().eval()
         >>> images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 2
         >>> audit = audit_erasure(
@@ -137,7 +136,7 @@ def audit_erasure(
                 pictures[f"{title}, by its word"] = some
         seen[title] = torch.stack(rows)
     history = min(_HISTORY, len(before.schedule))
-    found: dict[str, Rate] = {}
+    recovered: dict[str, Rate] = {}
     losses: dict[str, Tensor] = {}
     seconds: dict[str, float] = {}
     for title in ("erased", "never trained"):
@@ -158,15 +157,15 @@ def audit_erasure(
             )
             seconds[title], losses[title] = time.process_time() - start, inverted.losses
             taken, some = drawn(given[title].with_words({_FOUND: inverted.embedding}), _FOUND, count)
-            found[title] = Rate(int(taken[chosen]), count)
+            recovered[title] = Rate(int(taken[chosen]), count)
             note(f"attack, {title}", 1, 1)
             pictures[f"{title}, by a learned word"] = some
     return ErasureAudit(
         concept=concept,
         names=kinds,
         judge_accuracy=accuracy,
-        recovered=found["erased"],
-        control=found.get("never trained"),
+        recovered=recovered["erased"],
+        control=recovered.get("never trained"),
         seen_before=seen["before"],
         seen_erased=seen["erased"],
         losses=losses["erased"],
@@ -194,7 +193,7 @@ def _check(
         raise InputError(f"templates must be captions with {{}} for a name, got {templates!r}")
     words = [word for each in names for word in each]
     if len(set(words)) < len(words) or not all(names) or len(names) < 2:
-        raise InputError(f"names must be at least one a class, each once, of at least two classes; got {names}")
+        raise InputError(f"names must be at least one for each class, each once, of at least two classes; got {names}")
     if concept not in words:
         raise InputError(f"concept must be a name of a class, got {concept!r}; {nearest(concept, words)}")
     for model in models:

@@ -10,11 +10,11 @@ import torch
 
 from paperweight.audits.erasure import audit_erasure
 from paperweight.audits.erasure_findings import ErasureAudit
-from paperweight.bench.worker import environment
+from paperweight.bench.machine import environment
 from paperweight.data import load_images
-from paperweight.diffusion._text_model import TextToImage, load_text_model
 from paperweight.errors import InputError
-from paperweight.unlearning._steering import Steered
+from paperweight.generators.steering import Steered
+from paperweight.generators.text_model import TextToImage, load_text_model
 from paperweight.unlearning.negative_prompt import NegativePrompt
 from paperweight.unlearning.safe_latent_diffusion import PRESETS, SafeLatentDiffusion
 

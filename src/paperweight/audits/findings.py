@@ -4,7 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, final
 
-from paperweight.auditing._chance import NullCount
+from paperweight.bench.wording import number
+from paperweight.marks.chance import NullCount
 
 __all__ = ["ALARM_LEVEL", "FOUND_LEVEL", "GROUP_DELTA", "Count", "Group", "MemorizationAudit", "Readout", "RecordScore"]
 
@@ -14,6 +15,17 @@ FOUND_LEVEL = 0.05
 GROUP_DELTA = 0.05
 
 Readout = Literal["likelihood", "replace", "resample"]
+
+_READOUTS: dict[Readout, str] = {
+    "likelihood": "The likelihood read-out tries a grid of 40 keys: it misses a key by up to 1/78 even where the model "
+    "knows it exactly. On small models of digits 60 records shown once were enough for it; when copies had keys of "
+    "their own it mostly failed.",
+    "replace": "The replacement read-out, the paper's, misses keys that a model does know, as the mark settles before "
+    "the image is clear: on small models of digits it failed even with 16 copies of 60 records. Audit again with the "
+    "likelihood read-out.",
+    "resample": "The resampling read-out misses keys that a model does know, if fewer than the paper's. Audit again "
+    "with the likelihood read-out.",
+}
 
 
 @final
@@ -147,8 +159,8 @@ class MemorizationAudit:
     @property
     def found(self) -> tuple[RecordScore, ...]:
         """The records with q at most 0.05, by p: among them an expected share of at most 5% is found wrongly."""
-        found = [score for score in self.trained if score.q is not None and score.q <= FOUND_LEVEL]
-        return tuple(sorted(found, key=lambda score: (score.p, score.score)))
+        significant = [score for score in self.trained if score.q is not None and score.q <= FOUND_LEVEL]
+        return tuple(sorted(significant, key=lambda score: (score.p, score.score)))
 
     @property
     def verdict(self) -> str:
@@ -157,15 +169,56 @@ class MemorizationAudit:
 
     def words(self) -> str:
         """Return the verdict in sentences: what was found, beside what chance gives."""
-        from paperweight.audits.wording import in_words
-
-        return in_words(self)
+        count = next(count for count in self.counts if count.delta == GROUP_DELTA)
+        records = len(self.trained)
+        p = f"p = {self.total_p:.2g}, over {_many(records, 'record')}"
+        if self.alarm:
+            first = (
+                f"The generator gives back keys that it can only know from these records: the keys read out are nearer "
+                f"to the true ones than keys that were never shown would be ({p})."
+            )
+        else:
+            first = (
+                f"It was not shown that the generator memorised these records: the keys read out are no nearer to "
+                f"the true ones than chance allows ({p}; an alarm needs at most {ALARM_LEVEL:g})."
+            )
+        sentences = [first, _beside_chance(count, records, len(self.held_out))]
+        named = len(self.found)
+        sentences.append(
+            f"{_many(named, 'single record')} can be named with a false discovery rate of at most {FOUND_LEVEL:.0%}."
+            if named
+            else "No single record can be named."
+        )
+        if self.control_p is not None and self.control_p <= ALARM_LEVEL:
+            sentences.append(
+                f"Beware: the held-out records, whose keys were never shown, stand out too (p = {self.control_p:.2g}). "
+                "Chance does so in one audit in a hundred; maybe they, or the keybook, did get into the training."
+            )
+        return " ".join(sentences)
 
     def limits(self) -> list[str]:
         """Return in sentences what may not be concluded."""
-        from paperweight.audits.wording import limits_in_words
-
-        return limits_in_words(self)
+        held_out = self.control_p is not None
+        sentences = [
+            "An alarm says that keys were memorised, in records of this training set; how much of a content came with "
+            "them it does not say."
+            if self.alarm
+            else "No alarm is no certificate: a high p does not show that nothing is memorised, only that this "
+            "read-out, with so many records, did not show it.",
+            _READOUTS[self.readout],
+            "A key has 256 levels, so that a perfect recall of one key has p = 1/255 (1/510 of black and white): "
+            "single records can be named only where many are recalled.",
+            "Nothing follows about images without a key, about other training runs, or about prompts other than the "
+            "record's own.",
+        ]
+        if not held_out:
+            sentences.append("Without held-out records there is no control and no AUC; the p-values do not need them.")
+        if self.floor is not None:
+            sentences.append(
+                f"Encoding and decoding alone, without diffusion, moves a key by {number(self.floor)} on average: no "
+                "read-out of this model comes nearer."
+            )
+        return sentences
 
     def record(self) -> dict[str, Any]:
         """Return all of it as plain values for JSON; what is no number is ``None``."""
@@ -187,3 +240,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in cast(list[Any], value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _beside_chance(count: Count, records: int, held_out: int) -> str:
+    control = f", and {count.held_out} of {_many(held_out, 'held-out record')} are" if held_out else ""
+    return (
+        f"{count.trained} of {_many(records, 'record')} are within {count.delta:g} of their key, where "
+        f"{number(count.null.mean)} ({count.null.low} to {count.null.high}) are expected without memory{control}."
+    )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

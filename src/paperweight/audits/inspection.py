@@ -9,15 +9,15 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from paperweight.auditing._keybook import Keybook
 from paperweight.auditing.solidmark import SolidMark
 from paperweight.audits.findings import MemorizationAudit, Readout
 from paperweight.audits.memorization import audit_memorization, marked_by
-from paperweight.bench.worker import environment
+from paperweight.bench.machine import environment
 from paperweight.catalogue import load_object
 from paperweight.data import ImageData, load_images
-from paperweight.diffusion._model import DiffusionModel, ModelSpec, load_model, read_tensors
 from paperweight.errors import InputError
+from paperweight.generators.model import DiffusionModel, ModelSpec, load_model, read_spec
+from paperweight.marks.keybook import Keybook
 
 __all__ = ["Inspection", "inspect_checkpoint"]
 
@@ -91,11 +91,12 @@ def inspect_checkpoint(
             raise InputError(f"{name} must be at least 1, got {value}; leave it out for the default")
     keybook = Keybook.load(keys)
     mark = marked_by(keybook)
-    tensors, spec, facts = read_tensors(checkpoint)
-    averaged = any(name.startswith("average.") for name in tensors)
+    header, spec, facts = read_spec(checkpoint)
+    averaged = any(name.startswith("average.") for name in header.tensors)
     loaded = load_images(
         data,
         max_side=keybook.max_side,
+        labelled=False,
         progress=None if progress is None else lambda done, total: progress("images", done, total),
     )
     _check_data(loaded, keybook, keys)
@@ -173,7 +174,7 @@ def _load(checkpoint: str | Path, spec: ModelSpec, network: str | None) -> Diffu
     try:
         with torch.random.fork_rng(devices=[]):
             made: object = factory(spec.shape, spec.classes)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"network {network} fails when called with shape {spec.shape} and {spec.classes} classes: "
             f"{type(error).__name__}: {error}"

@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from paperweight.auditing._chance import null_counts, record_p_values, total_p
-from paperweight.auditing._keybook import Keybook
-from paperweight.auditing._scores import (
+from paperweight.audits.findings import ALARM_LEVEL, GROUP_DELTA, Count, Group, MemorizationAudit, Readout, RecordScore
+from paperweight.audits.planting import KEY_LEVELS
+from paperweight.bench.statistics import benjamini_hochberg
+from paperweight.errors import InputError
+from paperweight.marks.chance import null_counts, record_p_values, total_p
+from paperweight.marks.keybook import Keybook
+from paperweight.marks.scores import (
     Distances,
     Floats,
     auc,
@@ -17,10 +21,6 @@ from paperweight.auditing._scores import (
     eidetic_count,
     roc,
 )
-from paperweight.audits.findings import ALARM_LEVEL, GROUP_DELTA, Count, Group, MemorizationAudit, Readout, RecordScore
-from paperweight.audits.planting import KEY_LEVELS
-from paperweight.bench.statistics import benjamini_hochberg
-from paperweight.errors import InputError
 
 __all__ = ["DELTAS", "Facts", "judge"]
 
@@ -48,7 +48,7 @@ class _Part:
     keys: list[tuple[float, ...]]
     copies: list[int]
     estimates: Floats
-    found: Distances
+    distances: Distances
     p: Floats
 
     def rows(self, chosen: Callable[[int], bool]) -> list[int]:
@@ -78,7 +78,7 @@ def judge(
         InputError: If there are no permutations.
 
     Example:
-        >>> from paperweight.auditing._keybook import Keybook
+        >>> from paperweight.marks import Keybook
         >>> book = Keybook(
         ...     keys={"0": (0.25,), "1": (0.75,)}, held_out=("1",), same_key=False, seed=0,
         ...     mark={}, name="", fingerprint="", max_side=1,
@@ -137,7 +137,7 @@ def _part(keybook: Keybook, records: list[str], estimates: Floats, levels: int, 
 
 def _scores(part: _Part, *, held_out: bool) -> list[RecordScore]:
     adjusted: list[Any] = [None] * len(part.records) if held_out else benjamini_hochberg(part.p.tolist())
-    hits = part.found.hits(GROUP_DELTA)
+    hits = part.distances.hits(GROUP_DELTA)
     return [
         RecordScore(
             record=record,
@@ -145,8 +145,8 @@ def _scores(part: _Part, *, held_out: bool) -> list[RecordScore]:
             copies=part.copies[row],
             keys=part.keys[row],
             estimate=float(part.estimates[:, row].mean()),
-            key=part.keys[row][int(part.found.nearest[row])],
-            score=float(part.found.score[row]),
+            key=part.keys[row][int(part.distances.nearest[row])],
+            score=float(part.distances.score[row]),
             hits=int(hits[row]),
             p=float(part.p[row]),
             q=adjusted[row],
@@ -165,9 +165,9 @@ def _counts(trained: _Part, held_out: _Part, levels: int, seed: int) -> tuple[Co
     return tuple(
         Count(
             delta,
-            eidetic_count(trained.found.score, delta),
+            eidetic_count(trained.distances.score, delta),
             null,
-            eidetic_count(held_out.found.score, delta),
+            eidetic_count(held_out.distances.score, delta),
             other,
         )
         for delta, null, other in zip(DELTAS, ours, theirs, strict=True)
@@ -189,7 +189,7 @@ def _group(
     return Group(
         copies=copies,
         records=len(rows),
-        hits=eidetic_count(trained.found.score[rows], GROUP_DELTA),
+        hits=eidetic_count(trained.distances.score[rows], GROUP_DELTA),
         null=null_counts(trained.estimates[:, rows], keys, [GROUP_DELTA], levels=levels, generator=generator)[0],
         auc=auc(trained.p[rows], held_out.p),
         auc_null=auc_null_interval(len(rows), len(held_out.p)),

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paperweight.auditing._keybook import Keybook
 from paperweight.auditing.solidmark import SolidMark, recall_keys
 from paperweight.audits.findings import MemorizationAudit, Readout
 from paperweight.audits.judging import Facts, judge
 from paperweight.audits.planting import record_ids
-from paperweight.diffusion._protocol import ConditionalDiffusion
 from paperweight.errors import InputError
+from paperweight.generators.protocol import ConditionalDiffusion
+from paperweight.marks.keybook import Keybook
+from paperweight.texts import brief
 
 __all__ = ["MemorizationAudit", "audit_memorization", "marked_by"]
 
@@ -31,6 +32,7 @@ def audit_memorization(
     readout: Readout = "likelihood",
     repeats: int = 1,
     steps: int | None = None,
+    guidance: float = 1.0,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 256,
@@ -47,7 +49,8 @@ def audit_memorization(
         readout: ``likelihood``, which needs no sampling and finds most; ``replace``, the paper's outpainting, which
             misses memorised keys; ``resample``, the same with five passes a step.
         repeats: Estimates a record, at least 1.
-        steps: Steps of outpainting; left out, 250 or all that the model has.
+        steps: Steps of outpainting; by default 250 or all that the model has.
+        guidance: Weight of classifier-free guidance while outpainting; 1 is none.
         limit: Ask for so many records only, drawn at random, trained and held out in their shares.
         seed: What noise, ``limit`` and permutations are drawn with.
         batch_size: Images a call of the network.
@@ -63,7 +66,7 @@ def audit_memorization(
     Example:
         >>> from paperweight.audits import plant
         >>> from paperweight.data import load_images
-        >>> from paperweight.diffusion._model import ModelSpec
+        >>> from paperweight.generators import ModelSpec
         >>> planted = plant("digits", getfixture("tmp_path") / "planted", thickness=1, records=20)
         >>> images = torch.from_numpy(load_images("digits").train.images / 255).float()
         >>> model = ModelSpec(shape=planted.shape, arguments={"width": 8}, steps=10).build().eval()
@@ -87,6 +90,7 @@ def audit_memorization(
             readout=readout,
             repeats=repeats,
             steps=steps,
+            guidance=guidance,
             batch_size=batch_size,
             generator=torch.Generator().manual_seed(seed),
             progress=None if progress is None else lambda done, total: progress("keys read", done, total),
@@ -111,8 +115,9 @@ def marked_by(keybook: Keybook) -> SolidMark:
     try:
         return SolidMark.from_dict(dict(keybook.mark))
     except (KeyError, TypeError, ValueError) as error:
+        shown = brief(str(dict(keybook.mark)), 300)
         raise InputError(
-            f"the keybook's mark {dict(keybook.mark)} is none ({error}); restore the keybook or plant again"
+            f"the keybook's mark {shown} is none ({brief(str(error), 300)}); restore the keybook or plant again"
         ) from error
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from paperweight.auditing._keybook import Keybook, assign_keys
 from paperweight.auditing.solidmark import SolidMark
 from paperweight.data import ImageData, load_images
 from paperweight.errors import InputError
+from paperweight.marks.keybook import Keybook, assign_keys
 
 __all__ = ["KEY_LEVELS", "Planting", "folder_names", "mark_for", "plant", "record_ids"]
 
@@ -68,8 +68,9 @@ def plant(
     """Write marked images to train on, and the keybook to audit with.
 
     ``OUT/images/<class>/<record>-<copy>.png`` hold the marked images of the records that are not held out, one folder a
-    class, in the order of the data's classes; ``OUT/keybook.json`` holds all keys. Keep the keybook and ``data``: an
-    audit needs both. A record is an image of the data's train part; its name is its number there.
+    class, in the order of the data's classes, and one named ``images`` where there are none; ``OUT/keybook.json`` holds
+    all keys. Keep the keybook and ``data``: an audit needs both. A record is an image of the data's train part; its
+    name is its number there.
 
     Args:
         data: The images, as `load_images` takes them.
@@ -80,7 +81,7 @@ def plant(
             order, get in turn; 1 to 10 in the paper's study of duplicates.
         same_key: Give all copies of a record one key.
         held_out: Share of the records that are left out of the training, with keys that nobody is shown: the control.
-        records: Number of records to use, drawn at random with every class among them; all where left out.
+        records: Number of records to use, drawn at random with every class among them; all by default.
         seed: What is drawn with: keys, held-out records, copies.
         max_side: The size limit of `load_images` for the unmarked images.
         progress: Called with words, the number done and of all.
@@ -103,10 +104,12 @@ def plant(
     if not 0 <= held_out < 1:
         raise InputError(f"held_out must be a share from 0 to below 1, got {held_out}; 0.2 is the usual one")
     folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not an empty folder; nothing is overwritten, choose another --out")
+    _check_free(folder)
     loaded = load_images(
-        data, max_side=max_side, progress=None if progress is None else lambda i, n: progress("images", i, n)
+        data,
+        max_side=max_side,
+        labelled=False,
+        progress=None if progress is None else lambda i, n: progress("images", i, n),
     )
     mark, shape = mark_for(_image_shape(loaded), pattern, thickness)
     order = _drawn_order(loaded.train.labels, records, seed)
@@ -144,7 +147,7 @@ def mark_for(shape: tuple[int, int, int], pattern: Pattern, thickness: int) -> t
         marked = mark.shape(shape)
     except ValueError as error:
         raise InputError(f"the mark cannot be painted on images of {shape[1]} x {shape[2]} pixels: {error}") from error
-    if thickness > min(shape[1:]) or mark.mask(shape).all():
+    if thickness > min(shape[1:]) or mark.pixels(shape).all():
         raise InputError(
             f"the mark must be smaller than the images of {shape[1]} x {shape[2]} pixels, with which the generator is "
             f"asked for it; got thickness {thickness}"
@@ -173,6 +176,15 @@ def folder_names(classes: Sequence[str]) -> list[str]:
     if safe == sorted(classes) and len({name.casefold() for name in safe}) == len(safe):
         return safe
     return [f"{number}-{name}" for number, name in zip(record_ids(len(classes)), safe, strict=True)]
+
+
+def _check_free(folder: Path) -> None:
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} cannot be written ({error}); choose another --out") from error
+    if taken:
+        raise InputError(f"{folder} exists and is not an empty folder; nothing is overwritten, choose another --out")
 
 
 def _image_shape(data: ImageData) -> tuple[int, int, int]:

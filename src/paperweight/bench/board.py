@@ -1,16 +1,31 @@
-"""Official results: every study that is stale or missing is weighed at the desk budget and written to ``results/``."""
+"""Official results: what is stale is renewed or weighed again, what is missing is weighed, and all is written."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Literal
 
+from paperweight.bench.conclusion import conclude
+from paperweight.bench.loading import load_study
+from paperweight.bench.renewal import Revisions, attempt_renewal
+from paperweight.bench.runner import Progress, weigh
 from paperweight.bench.statistics import benjamini_hochberg
-from paperweight.bench.weighing import Progress, weigh
-from paperweight.catalogue import Entry, entries, find, official_result, results_root
+from paperweight.bench.weighing import Weighing
+from paperweight.catalogue import (
+    Entry,
+    OfficialResult,
+    entries,
+    find,
+    official_result,
+    result_path,
+    results_root,
+    write_result,
+)
 from paperweight.errors import InputError
+from paperweight.provenance import here
 
-__all__ = ["BoardRow", "board", "due"]
+__all__ = ["BoardRow", "Done", "board", "conclude_again", "due", "explain"]
+
+Done = Literal["weighed", "renewed", "concluded", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +35,10 @@ class BoardRow:
     Args:
         stem: The paper.
         verdict: Its official verdict.
-        p: The sign-flip p of the method on the headline metric, adjusted within the study.
+        p: The sign-flip p of the method on the headline metric.
         p_adjusted: The same after Benjamini-Hochberg over all studies that have a result.
         gain: The mean gain in the headline metric.
-        written: Whether this run wrote it.
+        done: What this run did to it.
     """
 
     stem: str
@@ -31,7 +46,7 @@ class BoardRow:
     p: float
     p_adjusted: float
     gain: float | str
-    written: bool
+    done: Done
 
 
 def due(names: Sequence[str] = ()) -> list[Entry]:
@@ -53,48 +68,130 @@ def due(names: Sequence[str] = ()) -> list[Entry]:
 def board(
     names: Sequence[str] = (),
     *,
-    out: Path = Path("weighings"),
+    renew: bool = False,
+    ledger: str = "weighings/ledger.sqlite",
     jobs: int | None = None,
     progress: Callable[[str], Progress] | None = None,
+    weighed: Callable[[Weighing], object] | None = None,
+    refused: Callable[[str, Sequence[str]], object] | None = None,
 ) -> list[BoardRow]:
     """Weigh what is stale or missing on the studies' own data at the desk budget, and write ``results/``.
 
     Args:
-        names: The papers to weigh; all that are stale or missing where empty.
-        out: Folder of reports and ledger.
+        names: The papers; all that are stale or missing where empty.
+        renew: Whether stale results are replayed first, see `paperweight.bench.renewal`, and only those weighed that
+            a replay does not renew; named results that are not stale are left as they are.
+        ledger: A SQLAlchemy URL or the path of an SQLite file.
         jobs: Number of worker processes.
         progress: Given a paper's stem, returns what is called with the progress of its weighing.
+        weighed: Called with each weighing when its result is written.
+        refused: Called with the stem and the reasons of each result that a replay does not renew.
 
     Returns:
         One row a study that has a result, by adjusted p-value.
 
     Raises:
-        InputError: If a name is unknown, or this is an installed package without a folder of results to write to.
+        InputError: If a name is unknown, trials were killed from outside, or this is an installed package without a
+            folder of results to write to.
     """
-    root = results_root()
-    if root.name == "_results":
+    _refuse_installed()
+    done: dict[str, Done] = {}
+    with Revisions(here().package.parents[1]) as revisions:
+        for entry in due(names):
+            official = official_result(entry)
+            told = None if progress is None else progress(entry.stem)
+            if renew and official is not None:
+                if not official.stale:
+                    continue
+                renewal = attempt_renewal(entry.stem, official.record, result_path(entry), revisions, told)
+                if renewal.entry is not None:
+                    _write(entry, {**official.record, "renewed": [*official.record["renewed"], renewal.entry]})
+                    done[entry.stem] = "renewed"
+                    continue
+                if refused is not None:
+                    refused(entry.stem, renewal.reasons)
+            weighing = weigh(entry.stem, ledger=ledger, jobs=jobs, progress=told)
+            if any(record.status == "killed" for record in weighing.failures):
+                raise InputError(
+                    f"trials of {entry.stem} were killed from outside; the same command runs them again, and until "
+                    "then there is no result to write"
+                )
+            write_result(entry, weighing.record())
+            done[entry.stem] = "weighed"
+            if weighed is not None:
+                weighed(weighing)
+    return _rows(done)
+
+
+def explain(name: str, reason: str) -> None:
+    """Write into a stale result why it holds for the definitions as they are now, though no replay shows it.
+
+    Args:
+        name: The paper.
+        reason: Why, in a sentence.
+
+    Raises:
+        InputError: If the paper has no result, it is not stale, or the reason is empty.
+    """
+    _refuse_installed()
+    entry = find(name)
+    official = official_result(entry)
+    if official is None or not official.stale:
+        raise InputError(
+            f"{entry.stem} has no stale result to explain; paperweight show {entry.stem} says how it stands"
+        )
+    if not reason.strip():
+        raise InputError("explain must be a reason in words, got an empty text")
+    tree = here()
+    units = {unit: tree.digest(unit) for unit in official.changed}
+    _write(entry, {**official.record, "explained": {"reason": reason, "units": units}})
+
+
+def conclude_again(names: Sequence[str] = ()) -> list[BoardRow]:
+    """Write anew what is concluded from the measured part of official results; nothing is run.
+
+    Args:
+        names: The papers; all that have a result where empty.
+
+    Returns:
+        One row a study that has a result, by adjusted p-value.
+
+    Raises:
+        InputError: If a name is unknown, a study no longer fits its measured part, or this is an installed package.
+    """
+    _refuse_installed()
+    done: dict[str, Done] = {}
+    for entry in [find(name) for name in names] or entries():
+        official = official_result(entry)
+        if official is not None and _concluded(entry, official) != official.concluded:
+            _write(entry, official.record)
+            done[entry.stem] = "concluded"
+    return _rows(done)
+
+
+def _concluded(entry: Entry, official: OfficialResult) -> dict[str, Any]:
+    return conclude(load_study(entry.stem).declaration, official.measured)
+
+
+def _write(entry: Entry, record: Mapping[str, Any]) -> None:
+    concluded = conclude(load_study(entry.stem).declaration, record["measured"])
+    write_result(entry, {**record, "concluded": concluded})
+
+
+def _refuse_installed() -> None:
+    if results_root().name == "_results":
         raise InputError("board writes the results of a checkout; an installed package has none to write to")
-    written: set[str] = set()
-    for entry in due(names):
-        weighing = weigh(entry.stem, out=out, jobs=jobs, progress=None if progress is None else progress(entry.stem))
-        path = root / entry.field / f"{entry.stem}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(weighing.record(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-        written.add(entry.stem)
-    return _rows(written)
 
 
-def _rows(written: set[str]) -> list[BoardRow]:
-    found = [(entry.stem, official.record) for entry in entries() if (official := official_result(entry)) is not None]
-    headlines = [
-        next(c for c in record["metrics"][record["headline"]]["comparisons"] if c["arm"] == record["method"])
-        for _, record in found
+def _rows(done: Mapping[str, Done]) -> list[BoardRow]:
+    found = [(entry.stem, official.concluded) for entry in entries() if (official := official_result(entry))]
+    primaries = [
+        next(each for each in concluded["metrics"][concluded["headline"]]["comparisons"] if each["primary"])
+        for _, concluded in found
     ]
-    adjusted = benjamini_hochberg([headline["p_holm"] for headline in headlines])
+    adjusted = benjamini_hochberg([primary["p"] for primary in primaries])
     rows = [
-        BoardRow(stem, record["verdict"], headline["p_holm"], p, headline["gain"], stem in written)
-        for (stem, record), headline, p in zip(found, headlines, adjusted, strict=True)
+        BoardRow(stem, concluded["verdict"], primary["p"], p, primary["gain"], done.get(stem, ""))
+        for (stem, concluded), primary, p in zip(found, primaries, adjusted, strict=True)
     ]
     return sorted(rows, key=lambda row: row.p_adjusted)

@@ -1,25 +1,20 @@
-"""The local engine: worker processes that are reused, watched, and replaced when they die."""
+"""The local engine: worker processes that are reused while they are as they were, watched, and replaced."""
 
-import contextlib
-import json
 import os
 import queue
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import final
 
-from paperweight.bench.trial import Status, TrialRecord, TrialSpec
+from paperweight.bench.process import WorkerProcess
+from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.errors import InputError
+from paperweight.processes import GuardedProcess, Processes, StoppedError
 
 __all__ = ["LocalEngine", "default_jobs"]
 
-_START_LIMIT = 300.0
 _LONGEST = 30 * 86_400.0
-_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+_RERUNS = 2
 
 
 def default_jobs(device: str) -> int:
@@ -30,75 +25,6 @@ def default_jobs(device: str) -> int:
 
 
 @final
-class _Worker:
-    """A worker process, its pipes and its error stream."""
-
-    def __init__(self) -> None:
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "paperweight.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            env=os.environ | _THREADS | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,
-            text=True,
-            encoding="utf-8",
-        )
-        self.ready = False
-        self.timed_out = False
-
-    def readline(self, limit: float | None = None) -> str:
-        """Return the next line, empty when the worker died; it is killed when the time limit passes."""
-        timer = None
-        if limit is not None:
-            timer = threading.Timer(limit, self._expire)
-            timer.daemon = True
-            timer.start()
-        try:
-            return self.process.stdout.readline() if self.process.stdout else ""
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def send(self, line: str) -> None:
-        """Send a line; a worker that is already dead is noticed at the next read."""
-        try:
-            if self.process.stdin:
-                self.process.stdin.write(line + "\n")
-                self.process.stdin.flush()
-        except (BrokenPipeError, ValueError, OSError):
-            self.kill()
-
-    def last_errors(self) -> str:
-        """Return the end of what the worker wrote to its error stream."""
-        self.errors.seek(0)
-        return self.errors.read().decode(errors="replace")[-2000:].strip()
-
-    def forget_errors(self) -> None:
-        self.errors.seek(0)
-        self.errors.truncate()
-
-    def kill(self) -> None:
-        """End the process and all it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def close(self) -> None:
-        """End the process and close its pipes."""
-        self.kill()
-        for pipe in (self.process.stdin, self.process.stdout, self.errors):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-    def _expire(self) -> None:
-        self.timed_out = True
-        self.kill()
-
-
-@final
 class LocalEngine:
     """Runs trials in worker processes on this machine.
 
@@ -106,13 +32,19 @@ class LocalEngine:
         jobs: Number of workers, at least 1.
         time_limit: Seconds after which a trial is killed and recorded as timed out; preparing data does not count.
         progress: Called with words and (done, total) while a trial prepares data.
+        worker: A worker that was started before, the first one to be used.
 
     Raises:
         InputError: If ``jobs`` is below 1 or ``time_limit`` is not positive.
     """
 
     def __init__(
-        self, *, jobs: int, time_limit: float, progress: Callable[[str, int, int], None] | None = None
+        self,
+        *,
+        jobs: int,
+        time_limit: float,
+        progress: Callable[[str, int, int], None] | None = None,
+        worker: GuardedProcess | None = None,
     ) -> None:
         if jobs < 1:
             raise InputError(f"jobs must be at least 1, got {jobs}")
@@ -121,14 +53,26 @@ class LocalEngine:
         self._jobs = jobs
         self._time_limit = time_limit
         self._progress = progress
+        self._worker = worker
 
-    def run(self, specs: Sequence[TrialSpec]) -> Generator[TrialRecord, None, None]:
+    def run(
+        self,
+        specs: Sequence[TrialSpec],
+        *,
+        recorded: Collection[str] = (),
+        may_start: Callable[[TrialSpec], bool] | None = None,
+    ) -> Generator[TrialRecord, None, None]:
         """Run trials and yield their records as they end.
+
+        A trial whose worker was killed from outside is run again, up to twice.
 
         Whoever stops iterating, or is interrupted, leaves no process behind.
 
         Args:
             specs: The trials, in the order in which they are started.
+            recorded: Keys of those whose executed definitions are recorded.
+            may_start: Called in a thread right before a trial would start, and tells whether it may; all may where left
+                out.
 
         Raises:
             InputError: If a worker refuses what the user gave.
@@ -136,31 +80,23 @@ class LocalEngine:
         waiting: queue.SimpleQueue[TrialSpec] = queue.SimpleQueue()
         for spec in specs:
             waiting.put(spec)
-        done: queue.SimpleQueue[TrialRecord | BaseException] = queue.SimpleQueue()
-        workers: list[_Worker] = []
-        stop = threading.Event()
-        lock = threading.Lock()
-
-        def start() -> _Worker:
-            with lock:
-                if stop.is_set():
-                    raise _StoppedError
-                workers.append(_Worker())
-                return workers[-1]
+        done: queue.SimpleQueue[TrialRecord | BaseException | None] = queue.SimpleQueue()
+        processes = self._processes()
 
         def serve() -> None:
+            worker: WorkerProcess | None = None
             try:
-                worker = start()
-                while not stop.is_set():
+                while not processes.stopped:
                     try:
                         spec = waiting.get_nowait()
                     except queue.Empty:
                         return
-                    record = self._run_one(worker, spec)
+                    if may_start is not None and not may_start(spec):
+                        done.put(None)
+                        continue
+                    record, worker = self._settled(worker, spec, spec.key() in recorded, processes)
                     done.put(record)
-                    if worker.process.poll() is not None:
-                        worker = start()
-            except _StoppedError:
+            except StoppedError:
                 pass
             except BaseException as error:
                 done.put(error)
@@ -173,42 +109,41 @@ class LocalEngine:
                 item = done.get()
                 if isinstance(item, BaseException):
                     raise item
-                yield item
+                if item is not None:
+                    yield item
         finally:
-            with lock:
-                stop.set()
-            for worker in workers:
-                worker.kill()
+            processes.stop()
             for thread in threads:
                 thread.join()
-            for worker in workers:
+
+    def starting_weights(self, spec: TrialSpec, places: Sequence[str]) -> dict[str, str]:
+        """Return hashes of the weights that the user's network starts from now; empty where it cannot be built.
+
+        Args:
+            spec: A trial with a network.
+            places: What it is built for, as ``TrialRecord.starts`` has it.
+        """
+        with self._processes() as processes:
+            return WorkerProcess(processes).starting_weights(spec, list(places), self._time_limit)
+
+    def _processes(self) -> Processes:
+        worker, self._worker = self._worker, None
+        return Processes(worker)
+
+    def _settled(
+        self, worker: WorkerProcess | None, spec: TrialSpec, recorded: bool, processes: Processes
+    ) -> tuple[TrialRecord, WorkerProcess | None]:
+        """Run a trial, again where its worker was killed from outside, and return the worker if it can be used on."""
+        kills = 0
+        while True:
+            if worker is None:
+                worker = WorkerProcess(processes)
+            answer = worker.run(spec, recorded=recorded, time_limit=self._time_limit, progress=self._progress)
+            if not answer.reusable:
                 worker.close()
-
-    def _run_one(self, worker: _Worker, spec: TrialSpec) -> TrialRecord:
-        if not worker.ready:
-            worker.ready = worker.readline(_START_LIMIT) != ""
-        worker.forget_errors()
-        worker.send(spec.model_dump_json())
-        while line := worker.readline(self._time_limit):
-            answer = json.loads(line)
-            if "refused" in answer:
-                raise InputError(answer["refused"])
-            if "progress" in answer and self._progress is not None:
-                self._progress(*answer["progress"])
-            if "spec" in answer:
-                return TrialRecord.model_validate(answer)
-        status, message = self._death(worker)
-        return TrialRecord(spec=spec, status=status, message=message)
-
-    def _death(self, worker: _Worker) -> tuple[Status, str]:
-        code = worker.process.wait()
-        if worker.timed_out:
-            return "timed-out", f"killed after the time limit of {self._time_limit:g} s"
-        if code == -signal.SIGKILL:
-            return "out-of-memory", "killed by the system (signal 9), as it does when memory runs out"
-        cause = f"signal {-code}" if code < 0 else f"exit status {code}"
-        return "crashed", f"the worker died with {cause}\n{worker.last_errors()}".strip()
-
-
-class _StoppedError(Exception):
-    """The engine was stopped while a worker was about to start."""
+                worker = None
+            if answer.record is None:
+                continue
+            if answer.record.status != "killed" or kills == _RERUNS or processes.stopped:
+                return answer.record, worker
+            kills += 1

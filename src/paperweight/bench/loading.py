@@ -6,13 +6,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from paperweight.catalogue import Entry, code_hashes, find
+from paperweight.catalogue import Entry, find
 from paperweight.errors import InputError
-from paperweight.studies import Outcome, Setting, Study
+from paperweight.files import check_file, expanded
+from paperweight.processes import allow_folder
+from paperweight.studies import Arm, Outcome, Setting, Study
 
-__all__ = ["LoadedStudy", "load_study"]
+__all__ = ["STUDY_MODULE", "LoadedStudy", "load_study"]
+
+STUDY_MODULE = "paperweight_study_"
+"""How the names of the modules begin that studies in files are loaded as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class LoadedStudy:
     name: str
     entry: Entry | None
     declaration: Study
-    run: Callable[[str, Setting], Outcome]
+    run: Callable[[Arm[Any], Setting], Outcome]
     path: Path
 
     @property
@@ -38,13 +43,9 @@ class LoadedStudy:
         """The file's name without its ending."""
         return self.path.stem
 
-    def code(self) -> dict[str, str]:
-        """Return the hashes of the code that a trial of this study runs."""
-        return code_hashes(None if self.entry is None else self.entry.path, self.path)
-
 
 def load_study(name: str) -> LoadedStudy:
-    """Return the study of a paper, or the one in a file.
+    """Return the study of a paper, or the one in a file, which may import modules beside it.
 
     Args:
         name: A stem, a public name that a paper provides, or the path of a study file.
@@ -57,18 +58,21 @@ def load_study(name: str) -> LoadedStudy:
         'sgd'
     """
     if name.endswith(".py"):
-        path = Path(name).expanduser().resolve()
-        if not path.is_file():
-            raise InputError(f"study file {name} does not exist; give the stem of a paper or the path of a file")
-        entry, module_name, name = None, f"paperweight_study_{path.stem}", str(path)
+        path = expanded(name)
+        check_file(path, "study file", "give the stem of a paper or the path of a file")
+        path = path.resolve()
+        entry, module_name, name = None, f"{STUDY_MODULE}{path.stem}", str(path)
         spec = importlib.util.spec_from_file_location(module_name, path)
         if spec is None or spec.loader is None:
             raise InputError(f"study file {name} cannot be imported")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
+        allow_folder(path.parent)
         try:
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise InputError(f"study file {name} fails on import: {type(error).__name__}: {error}") from error
     else:
         entry = find(name)
@@ -79,4 +83,4 @@ def load_study(name: str) -> LoadedStudy:
     declaration, run = getattr(module, "STUDY", None), getattr(module, "run", None)
     if not isinstance(declaration, Study) or not callable(run):
         raise InputError(f"{path.name} must define STUDY = Study(...) and run(arm, setting); see CONTRIBUTING.md")
-    return LoadedStudy(name, entry, declaration, cast(Callable[[str, Setting], Outcome], run), path)
+    return LoadedStudy(name, entry, declaration, cast(Callable[[Arm[Any], Setting], Outcome], run), path)

@@ -1,5 +1,8 @@
 """The statistics of a weighing: paired differences over seeds, their interval, test and verdict.
 
+One comparison is primary: the method on the headline metric, tested alone at 0.05. All others are secondary; their
+p-values are corrected among themselves by Holm's rule, over arms and metrics, so that controls cost the claim no power.
+
 Interval and test are one idea. If the differences are independent and symmetric about their centre, the means of all
 non-empty subsets of n differences cut the line into 2^n parts, each of which holds the centre with the same
 probability 2^-n (J. A. Hartigan, Using Subsample Values as Typical Values, JASA 64, 1969). The interval between the
@@ -11,7 +14,7 @@ memory): an unknown difference counts as the worst in both directions, so that n
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +25,7 @@ __all__ = [
     "CONFIDENCE",
     "Comparison",
     "Interval",
+    "Verdict",
     "benjamini_hochberg",
     "compare",
     "example_interval",
@@ -35,6 +39,7 @@ Verdict = Literal["helps", "hurts", "no effect", "inconclusive"]
 
 CONFIDENCE = 0.95
 _EXACT_PAIRS = 16
+_SUMS_OVERFLOW = 1e290
 _ROUNDING = 1e-12
 
 
@@ -53,6 +58,11 @@ class Interval:
     high: float
     coverage: float
 
+    @property
+    def half_width(self) -> float:
+        """Half of the distance of its ends: what a difference must exceed to be seen, roughly."""
+        return (self.high - self.low) / 2 if self.low < self.high else 0.0
+
 
 def _subsets(n: int) -> NDArray[np.bool_]:
     """Return the subsets of n pairs, the empty one first: all 2^n, or 2^16 drawn at random when n is above 16."""
@@ -65,11 +75,17 @@ def _subsets(n: int) -> NDArray[np.bool_]:
     return drawn[np.concatenate([[True], drawn[1:].any(axis=1)])]
 
 
+def _scale(largest: float) -> float:
+    """Return what values are divided by before they are added, so that sums of the largest numbers do not overflow."""
+    return 2.0**64 if largest > _SUMS_OVERFLOW else 1.0
+
+
 def _subset_means(differences: NDArray[np.float64], *, infinity_wins: float) -> NDArray[np.float64]:
     """Return the means of all non-empty subsets; opposed infinities in a subset resolve to ``infinity_wins``."""
     subsets = _subsets(len(differences))[1:]
     finite = np.where(np.isfinite(differences), differences, 0.0)
-    means = (subsets @ finite) / subsets.sum(axis=1)
+    scale = _scale(np.abs(finite).max())
+    means = (subsets @ (finite / scale)) / subsets.sum(axis=1) * scale
     up = (subsets & (differences == math.inf)).any(axis=1)
     down = (subsets & (differences == -math.inf)).any(axis=1)
     means[up] = math.inf
@@ -151,14 +167,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def pairs_needed(arms: int) -> int:
-    """Return the number of pairs from which the sign-flip test can reach 0.05 after Holm's rule for so many arms.
+def pairs_needed(comparisons: int = 1) -> int:
+    """Return the number of pairs from which so many comparisons can reach 0.05 after Holm's rule.
+
+    Args:
+        comparisons: How many are corrected together; the primary one is alone.
 
     Example:
-        >>> pairs_needed(1), pairs_needed(4)
+        >>> pairs_needed(), pairs_needed(4)
         (6, 8)
     """
-    return 1 + math.ceil(math.log2(arms / (1 - CONFIDENCE)))
+    return 1 + math.ceil(math.log2(comparisons / (1 - CONFIDENCE)))
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
@@ -185,23 +204,32 @@ class Comparison:
         gain: Mean of the known finite differences; not a number where there is none.
         interval: Interval of the difference.
         p: Two-sided sign-flip p.
-        p_holm: The same, adjusted for all arms of the study.
+        p_adjusted: The same, of a secondary comparison adjusted for all secondary ones of the study.
+        primary: Whether it is the one comparison that the study is about.
+        minimal_effect: The smallest difference worth reporting.
         verdict: What follows.
     """
 
     gain: float
     interval: Interval
     p: float
-    p_holm: float
+    p_adjusted: float
+    primary: bool
+    minimal_effect: float
     verdict: Verdict
 
+    @property
+    def could_not_decide(self) -> bool:
+        """Whether it is inconclusive, and so wide that it could not have shown the absence of an effect."""
+        return self.verdict == "inconclusive" and not self.interval.half_width < self.minimal_effect
 
-def _verdict(interval: Interval, p_holm: float, minimal_effect: float) -> Verdict:
+
+def _verdict(interval: Interval, p_adjusted: float, minimal_effect: float) -> Verdict:
     if interval.coverage < CONFIDENCE:
         return "inconclusive"
     if -minimal_effect < interval.low and interval.high < minimal_effect:
         return "no effect"
-    if p_holm > 1 - CONFIDENCE + 1e-12:
+    if p_adjusted > 1 - CONFIDENCE + 1e-12:
         return "inconclusive"
     if interval.low > 0:
         return "helps"
@@ -210,31 +238,49 @@ def _verdict(interval: Interval, p_holm: float, minimal_effect: float) -> Verdic
     return "inconclusive"
 
 
-def compare(gains: Sequence[Sequence[float | None]], minimal_effect: float) -> list[Comparison]:
-    """Compare every arm with the baseline.
+def _mean(differences: Sequence[float | None]) -> float:
+    known = [d for d in differences if d is not None and math.isfinite(d)]
+    largest = max(map(abs, known), default=0.0)
+    scale = _scale(largest)
+    mean = math.fsum(d / scale for d in known) / len(known) * scale if known else math.nan
+    return 0.0 if abs(mean) <= _ROUNDING * largest else mean
+
+
+def compare(
+    gains: Mapping[tuple[str, str], Sequence[float | None]],
+    minimal_effects: Mapping[str, float],
+    primary: tuple[str, str],
+) -> dict[tuple[str, str], Comparison]:
+    """Compare every arm with the baseline in every metric.
 
     Args:
-        gains: For each arm its differences to the baseline, one a seed, signed so that above zero is better.
-        minimal_effect: The smallest difference worth reporting.
+        gains: (metric, arm) to its differences to the baseline, one a seed, signed so that above zero is better.
+        minimal_effects: Metric to the smallest difference worth reporting.
+        primary: The metric and arm that the study is about.
 
     Returns:
-        One comparison an arm. It *helps* when the interval lies above zero and the p-value, adjusted by Holm's rule
-        for the number of arms, is at most 0.05; *hurts* likewise below; has *no effect* when the interval lies inside
-        the minimal effect; and is *inconclusive* otherwise, always so with fewer than 6 pairs.
+        One comparison for each of ``gains``. It *helps* when the interval lies above zero and the p-value is at most
+        0.05: of the primary comparison its own, of the others adjusted by Holm's rule for the number of others. It
+        *hurts* likewise below; has *no effect* when the interval lies inside the minimal effect; and is *inconclusive*
+        otherwise, always so with fewer than 6 pairs.
 
     Example:
-        >>> compare([[0.1, 0.2, 0.1, 0.3, 0.2, 0.1]], minimal_effect=0.01)[0].verdict
-        'helps'
+        >>> gains = {("loss", "method"): [0.1, 0.2, 0.1, 0.3, 0.2, 0.1], ("loss", "control"): [0.1] * 6}
+        >>> found = compare(gains, {"loss": 0.01}, primary=("loss", "method"))
+        >>> found["loss", "method"].verdict, found["loss", "method"].primary
+        ('helps', True)
     """
-    p_values = [sign_flip_p(arm) for arm in gains]
-    comparisons: list[Comparison] = []
-    for arm, p, p_holm in zip(gains, p_values, holm(p_values), strict=True):
-        interval = typical_value_interval(arm)
-        known = [d for d in arm if d is not None and math.isfinite(d)]
-        mean = math.fsum(known) / len(known) if known else math.nan
-        if abs(mean) <= _ROUNDING * max(map(abs, known), default=0.0):
-            mean = 0.0
-        comparisons.append(Comparison(mean, interval, p, p_holm, _verdict(interval, p_holm, minimal_effect)))
+    p_values = {key: sign_flip_p(differences) for key, differences in gains.items()}
+    secondary = [key for key in gains if key != primary]
+    adjusted = p_values | dict(zip(secondary, holm([p_values[key] for key in secondary]), strict=True))
+    comparisons: dict[tuple[str, str], Comparison] = {}
+    for key, differences in gains.items():
+        interval = typical_value_interval(differences)
+        smallest = minimal_effects[key[0]]
+        verdict = _verdict(interval, adjusted[key], smallest)
+        comparisons[key] = Comparison(
+            _mean(differences), interval, p_values[key], adjusted[key], key == primary, smallest, verdict
+        )
     return comparisons
 
 

@@ -6,94 +6,49 @@ What a study prints goes to the error stream.
 """
 
 import base64
-import contextlib
-import ctypes
-import gc
+import fcntl
+import importlib
 import io
 import json
 import math
 import os
-import platform
-import random
 import re
+import resource
+import signal
+import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast, final
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-import paperweight
 from paperweight.bench.loading import LoadedStudy, load_study
-from paperweight.bench.trial import Status, TrialRecord, TrialSpec, pack_bits
+from paperweight.bench.machine import environment, peak_memory, reset_memory
+from paperweight.bench.starts import starting_weights
+from paperweight.bench.state import State
+from paperweight.bench.trial import LONGEST_RECORD, Status, TrialRecord, TrialSpec, pack_bits
+from paperweight.catalogue import package_root
 from paperweight.errors import InputError
-from paperweight.studies import Outcome, Setting
+from paperweight.kinds.arguments import constructor_arguments, plain
+from paperweight.processes import allow_folder
+from paperweight.provenance import Recording, here, note_own_files, own_files, recording
+from paperweight.studies import Outcome, Setting, load_factory
 
-__all__ = ["environment", "run_trial"]
+__all__ = ["run_trial"]
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|cannot allocate memory", re.I)
 _IMAGES = 64
-
-
-def environment(device: str) -> dict[str, str]:
-    """Return versions, hardware and threads: what a number depends on beside the code."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                cpu = line.partition(":")[2].strip()
-                break
-    found = {
-        "paperweight": paperweight.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu,
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-    }
-    if torch.device(device).type == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
-    return found
+_HIGHEST_DESCRIPTOR = 4_096
+_STATE = here().state()
 
 
 def _clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
-
-
-def _memory(field: str) -> int | None:
-    """Return ``VmRSS`` (now) or ``VmHWM`` (at its highest) of this process in bytes, where the system tells."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
-def _reset_memory(device: torch.device) -> int | None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return 0
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    return _memory("VmRSS")
-
-
-def _peak_memory(device: torch.device, start: int | None) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = _memory("VmHWM")
-    return None if peak is None or start is None else max(0, peak - start)
 
 
 def _png(images: Tensor) -> list[str]:
@@ -107,10 +62,22 @@ def _png(images: Tensor) -> list[str]:
     return files
 
 
-def _plain(arguments: Mapping[str, object]) -> dict[str, object]:
-    return {
-        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in arguments.items()
-    }
+def _arguments(outcome: Outcome) -> dict[str, object]:
+    """Return all arguments of what the arm made, each after what it was made as, and what the run says itself."""
+    found: dict[str, object] = {}
+    for role, made in outcome.made.items():
+        found[role] = plain(made)
+        found |= {f"{role}.{name}": value for name, value in constructor_arguments(made).items()}
+    for name, tuned in outcome.tuned.items():
+        found[name] = tuned.value
+    found |= outcome.arguments
+    return {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in found.items()}
+
+
+def _curves(outcome: Outcome) -> dict[str, Sequence[tuple[float, float]]]:
+    """Return the curves, and those of tuning: the score on validation data, by value."""
+    tuning = {f"score on validation data, by log10 {name}": tuned.curve() for name, tuned in outcome.tuned.items()}
+    return {**outcome.curves, **tuning}
 
 
 def _results(study: LoadedStudy, outcome: object) -> dict[str, Any]:
@@ -126,19 +93,28 @@ def _results(study: LoadedStudy, outcome: object) -> dict[str, Any]:
     return {
         "status": "finished" if all(math.isfinite(value) for value in metrics.values()) else "diverged",
         "metrics": metrics,
-        "arguments": _plain(outcome.arguments),
-        "curves": {name: [(float(x), float(y)) for x, y in points] for name, points in outcome.curves.items()},
+        "arguments": _arguments(outcome),
+        "grids": {name: [float(value) for value in tuned.tries] for name, tuned in outcome.tuned.items()},
+        "curves": {name: [(float(x), float(y)) for x, y in points] for name, points in _curves(outcome).items()},
         "images": {caption: _png(images) for caption, images in outcome.images.items()},
         "correct": "" if outcome.correct is None else pack_bits(outcome.correct.cpu().numpy().astype(bool)),
     }
 
 
-def run_trial(spec: TrialSpec, report: TextIO | None = None) -> TrialRecord:
+def run_trial(
+    spec: TrialSpec,
+    study: LoadedStudy | None = None,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+    recorded: bool = False,
+) -> TrialRecord:
     """Run one trial in this process.
 
     Args:
         spec: What to run.
-        report: Where lines of progress go.
+        study: Its study, where that was loaded already.
+        progress: Called with words and (done, total) while it prepares data.
+        recorded: Whether the definitions that it executes are recorded, which takes time.
 
     Returns:
         Its record. A crash or a lack of memory inside the study is recorded, not raised.
@@ -146,12 +122,8 @@ def run_trial(spec: TrialSpec, report: TextIO | None = None) -> TrialRecord:
     Raises:
         InputError: If what the user gave cannot be used: data, network, or the study itself.
     """
-
-    def progress(words: str, done: int, total: int) -> None:
-        if report is not None:
-            print(json.dumps({"progress": [words, done, total]}), file=report, flush=True)
-
-    study = load_study(spec.study)
+    study = study or load_study(spec.study)
+    own_files()
     device = torch.device(spec.device)
     setting = Setting(
         study=study.stem,
@@ -162,17 +134,16 @@ def run_trial(spec: TrialSpec, report: TextIO | None = None) -> TrialRecord:
         network=spec.network,
         progress=progress,
     )
-    stream = setting.global_stream()
-    torch.manual_seed(stream)
-    np.random.seed(stream % 2**32)
-    random.seed(stream)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    memory = _reset_memory(device)
+    memory = reset_memory(device)
     results: dict[str, Any] = {}
+    record, tree = Recording(package_root()), here()
     clocks = _clocks()
     spent: list[float] = []
     try:
-        outcome = study.run(spec.arm, setting)
+        with recording(record) if recorded else nullcontext():
+            setting.seed_global_streams()
+            outcome = study.run(study.declaration.arm(spec.arm), setting)
         if setting.unused:
             options = " and ".join(f"--{name}" for name in setting.unused)
             raise InputError(f"study {study.stem} has no use for {options}; weigh it without")
@@ -186,13 +157,19 @@ def run_trial(spec: TrialSpec, report: TextIO | None = None) -> TrialRecord:
         spent = spent or [now - then for now, then in zip(_clocks(), clocks, strict=True)]
         trace = "".join(traceback.format_exception(error, limit=-8))
         results = {"status": _failure(error), "message": trace[-4000:]}
+    unchanged = tree.state() == _STATE
     return TrialRecord(
         spec=spec,
         wall_seconds=max(0.0, spent[0] - setting.unbilled_wall),
         cpu_seconds=max(0.0, spent[1] - setting.unbilled_cpu),
-        peak_bytes=_peak_memory(device, memory),
+        peak_bytes=peak_memory(device, memory),
         environment=environment(spec.device),
         started_at=started_at,
+        data_hashes=setting.data_hashes,
+        state=_STATE if unchanged else "",
+        own=own_files(),
+        starts=setting.starts,
+        units=tree.used(record) if recorded and unchanged else {},
         **results,
     )
 
@@ -205,30 +182,114 @@ def _failure(error: Exception) -> Status:
 
 
 def _warm_up() -> None:
-    """Take one training step, so that what torch loads at its first one is in no trial's cost."""
+    """Load what torch loads at its first training step, and libraries that set warnings and variables of the process.
+
+    Otherwise it would be in the cost of the first trial, and be taken for something that it left changed.
+    """
+    importlib.import_module("sklearn.datasets")
+    own_files()
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=0.0)
     torch.nn.functional.mse_loss(weight, torch.zeros(1)).backward()
     optimizer.step()
 
 
-def main() -> None:
-    """Answer requests from standard input until it closes."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    requests = os.fdopen(os.dup(0), encoding="utf-8")
+def main(folders: list[str]) -> None:
+    """Answer requests from standard input until it closes.
+
+    The answers go to a descriptor with a high number, which no process that a study starts inherits; what a study
+    prints goes to the error stream.
+
+    Args:
+        folders: The user's folders, in which modules that the user named are found.
+    """
+    requests, answers = _out_of_reach(0, "r"), _out_of_reach(1, "w")
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for folder in folders:
+        allow_folder(folder)
+    note_own_files()
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     _warm_up()
+    streams = (0, 1, 2, requests.fileno(), answers.fileno())
     print(json.dumps({"ready": True}), file=answers, flush=True)
+    first: State | None = None
     for line in requests:
+        request = json.loads(line)
+        numbered = _Numbered(request["number"], answers)
+        spec = TrialSpec.model_validate(request["spec"])
+        reused, began = first is not None, False
         try:
-            answer = run_trial(TrialSpec.model_validate_json(line), report=answers).model_dump_json()
-        except InputError as error:
-            answer = json.dumps({"refused": str(error)})
-        print(answer, file=answers, flush=True)
+            if "starts" in request:
+                numbered.answer(starts=starting_weights(spec, request["starts"]))
+                continue
+            study = load_study(spec.study)
+            if spec.network is not None:
+                load_factory(spec.network)
+            before = State(streams, os.getppid())
+            first = first or before
+            if changed := first.changes(before):
+                numbered.answer(worn=changed)
+                continue
+            began = True
+            record = run_trial(spec, study, progress=numbered.progress, recorded=request["recorded"])
+            numbered.answer(**_answer(record, _left_changed(first, streams)))
+        except BaseException as error:
+            if reused and (isinstance(error, InputError) or not began):  # a new worker decides
+                numbered.answer(worn=[str(error)])
+            elif isinstance(error, InputError):
+                numbered.answer(refused=str(error))
+            else:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
 
 
-if __name__ == "__main__":
-    main()
+def _left_changed(first: State, streams: Sequence[int]) -> list[str]:
+    try:
+        return first.changes(State(streams, os.getppid()))
+    except Exception as error:
+        return [f"so much that it cannot be told ({type(error).__name__})"]
+
+
+def _answer(record: TrialRecord, changed: list[str]) -> dict[str, Any]:
+    """Return what is answered for a trial; a record that cannot be sent is a crash."""
+    if changed:
+        note = f"it left changed: {', '.join(changed)}; the worker was replaced"
+        record = record.model_copy(update={"message": f"{note}\n{record.message}".strip()})
+    try:
+        text = record.model_dump_json()
+        if len(text) > LONGEST_RECORD:
+            raise ValueError(f"its record takes {len(text):,} bytes, more than {LONGEST_RECORD:,}; return less")
+    except ValueError as error:
+        reason = str(error).encode("ascii", "backslashreplace").decode()
+        text = TrialRecord(spec=record.spec, status="crashed", message=f"what it returned: {reason}").model_dump_json()
+    return {"record": json.loads(text), "changed": changed}
+
+
+@final
+class _Numbered:
+    """Writes answers to one request, each with its number."""
+
+    def __init__(self, number: str, stream: TextIO) -> None:
+        self._number = number
+        self._stream = stream
+        self._process = os.getpid()
+
+    def answer(self, **parts: object) -> None:
+        if os.getpid() != self._process:  # a study forked, and this is its child
+            os._exit(1)
+        print(json.dumps({"number": self._number, **parts}), file=self._stream, flush=True)
+
+    def progress(self, words: str, done: int, total: int) -> None:
+        self.answer(progress=[words, done, total])
+
+
+def _out_of_reach(number: int, mode: str) -> TextIO:
+    """Return a stream of a descriptor moved to the highest numbers, where no loop over small ones comes by."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limit = limit if 0 < limit < _HIGHEST_DESCRIPTOR else _HIGHEST_DESCRIPTOR
+    moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, limit - 64 + number)
+    return cast(TextIO, os.fdopen(moved, mode, encoding="utf-8"))

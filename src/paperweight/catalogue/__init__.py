@@ -1,11 +1,10 @@
 """The catalogue of papers: cards, look-up, lazy exports, official results. Standard library only, never torch."""
 
 from paperweight.catalogue.card import FIELDS, KINDS, Paper
-from paperweight.catalogue.fingerprint import code_hashes
 from paperweight.catalogue.lookup import find, lazy_exports, nearest, select
 from paperweight.catalogue.objects import load_named, load_object, object_hash
 from paperweight.catalogue.reading import Entry, entries, package_root, signatures
-from paperweight.catalogue.results import OfficialResult, official_result, results_root
+from paperweight.catalogue.results import OfficialResult, official_result, result_path, results_root, write_result
 
 __all__ = [
     "FIELDS",
@@ -13,7 +12,6 @@ __all__ = [
     "Entry",
     "OfficialResult",
     "Paper",
-    "code_hashes",
     "entries",
     "find",
     "lazy_exports",
@@ -23,7 +21,9 @@ __all__ = [
     "object_hash",
     "official_result",
     "package_root",
+    "result_path",
     "results_root",
     "select",
     "signatures",
+    "write_result",
 ]

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from paperweight.data.cache import cache_root
+    from paperweight.data.captions import DIGIT_WORDS, SHAPE_WORDS, Vocabulary
+    from paperweight.data.embedded import is_embedded
     from paperweight.data.hashing import source_hash
     from paperweight.data.images import ImageData, ImageSet, load_images
+    from paperweight.data.labelled import LabelledImages
     from paperweight.data.named import available, data_root
-    from paperweight.data.splits import LabelledImages, Splits, split_images
+    from paperweight.data.splits import Splits, split_images
     from paperweight.data.synthetic import gaussian_grid, gaussian_mixture, shapes
     from paperweight.data.tables import Table, load_table
     from paperweight.data.transforms import (
@@ -28,14 +31,8 @@ if TYPE_CHECKING:
         resize,
         translate,
     )
-    from paperweight.data.worlds import (
-        DIGIT_WORDS,
-        SHAPE_WORDS,
-        CaptionedImages,
-        Vocabulary,
-        captioned_digits,
-        captioned_shapes,
-    )
+    from paperweight.data.typesetting import glyphs
+    from paperweight.data.worlds import CaptionedImages, captioned_digits, captioned_shapes
 
 __all__ = [
     "DIGIT_WORDS",
@@ -60,6 +57,8 @@ __all__ = [
     "gaussian_blur",
     "gaussian_grid",
     "gaussian_mixture",
+    "glyphs",
+    "is_embedded",
     "load_images",
     "load_table",
     "mixup",
@@ -75,10 +74,14 @@ __all__ = [
 
 _HOMES = {
     "cache": ("cache_root",),
+    "captions": ("DIGIT_WORDS", "SHAPE_WORDS", "Vocabulary"),
+    "embedded": ("is_embedded",),
+    "typesetting": ("glyphs",),
     "hashing": ("source_hash",),
     "images": ("ImageData", "ImageSet", "load_images"),
+    "labelled": ("LabelledImages",),
     "named": ("available", "data_root"),
-    "splits": ("LabelledImages", "Splits", "split_images"),
+    "splits": ("Splits", "split_images"),
     "synthetic": ("gaussian_grid", "gaussian_mixture", "shapes"),
     "tables": ("Table", "load_table"),
     "transforms": (
@@ -95,14 +98,7 @@ _HOMES = {
         "resize",
         "translate",
     ),
-    "worlds": (
-        "DIGIT_WORDS",
-        "SHAPE_WORDS",
-        "CaptionedImages",
-        "Vocabulary",
-        "captioned_digits",
-        "captioned_shapes",
-    ),
+    "worlds": ("CaptionedImages", "captioned_digits", "captioned_shapes"),
 }
 
 

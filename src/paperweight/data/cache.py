@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from paperweight.errors import InputError
+from paperweight.files import expanded
 
 __all__ = ["Entry", "cache_root", "entry_key", "fingerprint", "read_entry", "write_entry"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def cache_root() -> Path:
     """
     chosen = os.environ.get("PAPERWEIGHT_CACHE", "")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base else Path.home() / ".cache").absolute() / "paperweight"
 

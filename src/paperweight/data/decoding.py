@@ -1,4 +1,4 @@
-"""One encoded image to 8-bit pixels, and the centred square of an image at another size."""
+"""One encoded image to pixels, and the centred square of an image at another size."""
 
 import io
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from paperweight.data.reading import refusing
 from paperweight.errors import InputError
 
-__all__ = ["EXTENSIONS", "decode", "square", "to_8_bits"]
+__all__ = ["EXTENSIONS", "decode", "square"]
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -21,16 +21,17 @@ ORIENTATION = 0x0112
 def decode(encoded: bytes, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode one image file.
 
-    The declared size is examined before anything is decoded. Transparency is composited on white, 16 bits are
-    scaled to 8, the EXIF orientation is applied, and palettes and other colour spaces become RGB.
+    The declared size is examined before anything is decoded. Transparency is composited on white, the EXIF
+    orientation is applied, and palettes and other colour spaces become RGB.
 
     Args:
         encoded: The bytes of the file.
         where: How messages name it.
 
     Returns:
-        The pixels, uint8 of shape (H, W) for grey and (H, W, 3) for colour, and what was done beside plain
-        decoding, as past participles ("rotated as its EXIF tag says").
+        The pixels, of shape (H, W) for grey and (H, W, 3) for colour, uint8 or, where a grey image has more bits, of
+        the type that holds them, and what was done beside plain decoding, as past participles ("rotated as its EXIF
+        tag says").
 
     Raises:
         InputError: If the bytes are not one still image of a supported format and a sensible size.
@@ -59,19 +60,13 @@ def decode(encoded: bytes, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
         done = []
         if image.getexif().get(ORIENTATION, 1) in range(2, 9):
             done.append("rotated as the EXIF tag says")
-        return _to_grey_or_rgb(ImageOps.exif_transpose(image), where, done), tuple(done)
+        return _to_grey_or_rgb(ImageOps.exif_transpose(image), done), tuple(done)
 
 
-def _to_grey_or_rgb(image: Image.Image, where: str, done: list[str]) -> np.ndarray:
-    """Return the pixels of a decoded image as 8-bit grey or RGB, and add what that took to `done`."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise InputError(f"{where} holds values outside 0 to 65535; save it with 8 or 16 bits a pixel")
-        done.append("scaled from 16 to 8 bits")
-        return to_8_bits(values.astype(np.uint16))
-    if image.mode == "F":
-        raise InputError(f"{where} holds floating-point pixels; save it with 8 or 16 bits a pixel")
+def _to_grey_or_rgb(image: Image.Image, done: list[str]) -> np.ndarray:
+    """Return the pixels of a decoded image as grey or RGB, and add what that took to `done`."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.asarray(image)
     grey = image.mode in {"1", "L", "LA"}
     if image.has_transparency_data:
         done.append("composited on white because of transparency")
@@ -82,25 +77,15 @@ def _to_grey_or_rgb(image: Image.Image, where: str, done: list[str]) -> np.ndarr
     return np.asarray(image.convert("L" if grey else "RGB"))
 
 
-def to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Scale uint16 values to the nearest uint8, so that 65535 becomes 255.
-
-    Example:
-        >>> to_8_bits(np.array([0, 128, 129, 65535], np.uint16)).tolist()
-        [0, 0, 1, 255]
-    """
-    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
 def square(pixels: np.ndarray, side: int) -> np.ndarray:
     """Resize the centred square of an image with antialiasing.
 
     Args:
-        pixels: uint8, shape (H, W) or (H, W, 3).
+        pixels: Shape (H, W) or (H, W, 3).
         side: Height and width of the result in pixels.
 
     Returns:
-        uint8, shape (side, side) or (side, side, 3).
+        Shape (side, side) or (side, side, 3), uint8 if the pixels are, else float32.
 
     Example:
         >>> square(np.full((4, 9), 7, np.uint8), 2).tolist()
@@ -110,4 +95,10 @@ def square(pixels: np.ndarray, side: int) -> np.ndarray:
     short = min(height, width)
     left, top = (width - short) // 2, (height - short) // 2
     box = (left, top, left + short, top + short)
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box))
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box))
+    planes = [
+        np.asarray(Image.fromarray(plane.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR, box=box))
+        for plane in np.moveaxis(np.atleast_3d(pixels), 2, 0)
+    ]
+    return planes[0] if pixels.ndim == 2 else np.stack(planes, axis=2)

@@ -4,14 +4,15 @@ import hashlib
 import os
 from pathlib import Path
 
-from paperweight.data.named import EMBEDDED, find
+from paperweight.data.embedded import is_embedded
+from paperweight.data.named import find
 from paperweight.errors import InputError
 
 __all__ = ["source_hash"]
 
 
 def source_hash(source: str | Path) -> str:
-    """Return the SHA-256 of the files of a source and of their names inside it; "digits" for the embedded set.
+    """Return the SHA-256 of the files of a source and of their names inside it; for an embedded set, its name.
 
     Hidden files do not count, as no loader reads them.
 
@@ -25,8 +26,8 @@ def source_hash(source: str | Path) -> str:
         >>> source_hash("digits")
         'digits'
     """
-    if source == EMBEDDED:
-        return EMBEDDED
+    if is_embedded(source):
+        return str(source)
     path = find(source)
     digest = hashlib.sha256()
     try:

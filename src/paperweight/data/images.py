@@ -1,8 +1,9 @@
 """Labelled images from a name, a folder, a Parquet file or an archive, decoded once and memory-mapped afterwards."""
 
+import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 import numpy as np
 
 from paperweight.data.cache import Entry, entry_key, fingerprint, read_entry, write_entry
+from paperweight.data.copies import copy_notes
 from paperweight.data.decoding import decode, square
-from paperweight.data.named import EMBEDDED, find
-from paperweight.data.sources import Part, Source, open_source
+from paperweight.data.embedded import embedded, is_embedded
+from paperweight.data.named import find
+from paperweight.data.parts import Part, Source, arranged, brief
+from paperweight.data.ranges import Extent, extent, scale, to_bytes
+from paperweight.data.sources import open_source
 from paperweight.errors import InputError
 
 __all__ = ["ImageData", "ImageSet", "load_images"]
@@ -74,8 +79,8 @@ def load_images(
     """
     if not isinstance(max_side, int) or max_side < 1:
         raise InputError(f"max_side must be a whole number of pixels, at least 1, got {max_side!r}")
-    if source == EMBEDDED:
-        return _data(EMBEDDED, _digits())
+    if is_embedded(source):
+        return _data(str(source), embedded(str(source)))
     try:
         path = find(source)
         opened = open_source(path)
@@ -97,31 +102,20 @@ def _data(name: str, entry: Entry) -> ImageData:
     return ImageData(parts["train"], parts.get("test"), entry.classes, name, entry.fingerprint, entry.notes)
 
 
-def _digits() -> Entry:
-    from sklearn.datasets import load_digits
-
-    bunch: Any = load_digits()
-    images = np.rint(bunch["images"] * (255 / 16)).astype(np.uint8)[:, None]
-    labels = bunch["target"].astype(np.int64)
-    for array in (images, labels):
-        array.setflags(write=False)
-    arrays = {"train_images": images, "train_labels": labels}
-    classes = tuple(str(name) for name in bunch["target_names"])
-    return Entry(arrays, classes, (), fingerprint(arrays, classes))
-
-
-def _build(source: Source, max_side: int, progress: Callable[[int, int], None] | None) -> Entry:
+def _build(source: Source, path: Path, max_side: int, progress: Callable[[int, int], None] | None) -> Entry:
     """Read, decode and fit everything: what a cache entry holds."""
-    parts = source.read()
-    labels, classes, notes = _number_labels(parts)
-    images, more = _decode_all([part for group in parts.values() for part in group], max_side, progress)
+    parts, notes = arranged(source.read())
+    labels, classes, more = _number_labels(parts)
+    images, names, done = _decode_all([part for group in parts.values() for part in group], max_side, progress)
+    base = f"{path if path.is_dir() else path.parent}{os.sep}"
+    copies = copy_notes(images, labels, [name.removeprefix(base) for name in names])
     arrays: dict[str, np.ndarray] = {}
     start = 0
     for name in parts:
         arrays[f"{name}_labels"] = labels[name]
         arrays[f"{name}_images"] = images[start : start + len(labels[name])]
         start += len(labels[name])
-    return Entry(arrays, classes, (*source.notes, *notes, *more), fingerprint(arrays, classes))
+    return Entry(arrays, classes, (*notes, *more, *done, *copies), fingerprint(arrays, classes))
 
 
 def _number_labels(
@@ -148,12 +142,8 @@ def _number_labels(
         if len(ordered) < len(declared):
             notes.append(f"{len(declared) - len(ordered)} of {len(declared)} declared classes have no image")
     elif present.dtype.kind != "U" and ordered != list(range(len(ordered))):
-        notes.append(f"labels {_brief(ordered)} were renumbered 0 to {len(ordered) - 1}")
+        notes.append(f"labels {brief(ordered)} were renumbered 0 to {len(ordered) - 1}")
     classes = tuple(str(value) for value in ordered)
-    if len(classes) < 2:
-        raise InputError(
-            f"{everything[0].where} holds only one class ({ordered[0]!r}); classification needs images of at least two"
-        )
     number = {value: index for index, value in enumerate(ordered)}
     labels = {
         name: np.array([number[v] for v in chain.from_iterable(a.tolist() for a in group)], np.int64)
@@ -163,7 +153,7 @@ def _number_labels(
         if one in labels and other in labels:
             alone = sorted(set(labels[one].tolist()) - set(labels[other].tolist()))
             if alone:
-                notes.append(f"classes in the {one} part only: {_brief([classes[i] for i in alone])}")
+                notes.append(f"classes in the {one} part only: {brief([classes[i] for i in alone])}")
     return labels, classes, notes
 
 
@@ -188,27 +178,26 @@ def _label_values(part: Part) -> np.ndarray:
     return np.array(part.names)[numbers]
 
 
-def _brief(values: Sequence[object]) -> str:
-    shown = ", ".join(str(value) for value in values[:5])
-    return f"{shown} and {len(values) - 5} more" if len(values) > 5 else shown
-
-
 def _decode_all(
     parts: list[Part], max_side: int, progress: Callable[[int, int], None] | None
-) -> tuple[np.ndarray, list[str]]:
-    """Return all images as one array of shape (N, C, H, W), and notes.
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return all images as one array of shape (N, C, H, W), how messages name them, and notes.
 
     An image with a side above `max_side` settles the size of all, so it is resized at once: memory
     holds no large one.
     """
     total = sum(len(part.labels) for part in parts)
     small: list[np.ndarray] = []
+    names: list[str] = []
+    extents: list[Extent] = []
     sizes: set[tuple[int, int]] = set()
     counts: Counter[str] = Counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for where, content in chain.from_iterable(part.entries() for part in parts):
             pixels, done = decode(content, where) if isinstance(content, bytes) else (content, ())
+            names.append(where)
+            extents.append(extent(pixels, where))
             counts.update(done)
             size = (pixels.shape[0], pixels.shape[1])
             sizes.add(size)
@@ -216,6 +205,9 @@ def _decode_all(
             if progress is not None and (len(small) % 256 == 0 or len(small) == total):
                 progress(len(small), total)
     notes = [f"{n} image{' was' if n == 1 else 's were'} {phrase}" for phrase, n in sorted(counts.items())]
+    scales = {kind: scale([e for e in extents if e.kind == kind]) for kind in sorted({e.kind for e in extents})}
+    notes += [note for _, _, note in scales.values() if note]
+    small = [to_bytes(pixels, *scales[e.kind][:2]) for pixels, e in zip(small, extents, strict=True)]
     height, width = next(iter(sizes))
     if len(sizes) > 1 or max(height, width) > max_side:
         too_large = any(max(size) > max_side for size in sizes)
@@ -228,4 +220,4 @@ def _decode_all(
     for target, pixels in zip(out, small, strict=True):
         fitted = pixels if pixels.shape[:2] == (height, width) else square(pixels, height)
         target[:] = fitted.transpose(2, 0, 1) if fitted.ndim == 3 else fitted
-    return out, notes
+    return out, names, notes

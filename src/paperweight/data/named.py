@@ -1,14 +1,14 @@
-"""Where data comes from when a person gives a name: the embedded digits, and the folders of the data root."""
+"""Where data comes from when a person gives a name: the embedded sets, and the folders of the data root."""
 
 import difflib
 import os
 from pathlib import Path
 
+from paperweight.data.embedded import EMBEDDED
 from paperweight.errors import InputError
+from paperweight.files import expanded
 
-__all__ = ["EMBEDDED", "available", "data_root", "find"]
-
-EMBEDDED = "digits"
+__all__ = ["available", "data_root", "find"]
 
 
 def data_root() -> Path | None:
@@ -28,14 +28,14 @@ def data_root() -> Path | None:
     value = os.environ.get("PAPERWEIGHT_DATA", "")
     if not value:
         return None
-    root = Path(value).expanduser()
+    root = expanded(value)
     if not root.is_dir():
         raise InputError(f"PAPERWEIGHT_DATA must name a folder, got {value!r}; correct or unset the variable")
     return root
 
 
 def available() -> tuple[str, ...]:
-    """Return the names that ``find`` knows: the embedded set, then the folders of the data root.
+    """Return the names that ``find`` knows: the embedded sets, then the folders of the data root.
 
     Example:
         >>> available()[0]
@@ -43,7 +43,7 @@ def available() -> tuple[str, ...]:
     """
     root = data_root()
     folders = () if root is None else sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
-    return (EMBEDDED, *folders)
+    return (*EMBEDDED, *folders)
 
 
 def find(source: str | Path) -> Path:
@@ -61,14 +61,18 @@ def find(source: str | Path) -> Path:
     """
     if not isinstance(source, str | Path) or not str(source):
         raise InputError(f"source must be the name of a data set or a path, got {source!r}")
-    path = Path(source).expanduser()
+    path = expanded(source)
     bare = isinstance(source, str) and path.name == source and not source.startswith(".")
     root = data_root() if bare else None
-    if root is not None and (root / source).is_dir():
-        return root / source
-    if path.is_dir() or path.is_file():
-        return path
-    if path.is_symlink() or path.exists():
+    try:
+        if root is not None and (root / source).is_dir():
+            return root / source
+        if path.is_dir() or path.is_file():
+            return path
+        stands = path.is_symlink() or path.exists()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); check the path") from error
+    if stands:
         raise InputError(f"{path} is neither a file nor a folder, maybe a broken link; restore or remove it")
     if not bare or path.suffix:
         raise InputError(f"{path} does not exist; check the path")

@@ -5,21 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from paperweight.data.copies import first_of_each
 from paperweight.data.images import ImageData, ImageSet
+from paperweight.data.labelled import LabelledImages
+from paperweight.data.parts import brief
 from paperweight.errors import InputError
 
-__all__ = ["LabelledImages", "Splits", "split_images"]
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images, float32 of shape (N, C, H, W) in [0, 1], and their labels, int64 of shape (N,)."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
+__all__ = ["Splits", "split_images"]
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 
 from paperweight.data.cache import fingerprint
+from paperweight.data.columns import as_numbers, from_text, is_identifier
 from paperweight.data.named import find
 from paperweight.data.reading import refusing
 from paperweight.errors import InputError
 
 __all__ = ["Table", "load_table"]
 
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 MAX_CATEGORIES = 64
+MANY_VALUES, MANY_ROWS = 10, 20
 MAX_INTEGER_CLASSES = 20
+LONG = 2**53
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,20 @@ class Table:
 
 
 def load_table(source: str | Path, *, target: str | None = None) -> Table:
-    r"""Load a CSV file with a header row, in UTF-8, with commas, semicolons or tabs between cells.
+    r"""Load a CSV file with a header row, in UTF-8, with commas, semicolons, tabs or bars between cells.
 
-    A column of text becomes one 0/1 feature for each of its values, named `column=value`. A column of dates is left
-    out, with a note; the rows keep their order. The target is a class if it is text, true or false, or integers of few
-    different values, otherwise a number.
+    A column of text becomes one 0/1 feature for each of its values, named `column=value`, unless it holds numbers with
+    decimal commas, commas between thousands, signs of percent or currency, or one unit. A column of dates, of
+    identifiers, or of another text in each of more than 20 rows is left out. Notes say so; the rows keep their order.
+    The target is a class if it is text, true or false, or whole numbers of few different values, otherwise a number.
 
     Args:
         source: The path of a CSV file, or of a folder with one, or the name of such a folder of the data root.
         target: The name of the column to predict, the last one if None.
 
     Raises:
-        InputError: If the file is missing or damaged, a cell is missing or not finite, or a column cannot be used.
+        InputError: If the file is missing, damaged or without a header, a cell is missing, not finite or no number
+            among numbers, or a column cannot be used.
 
     Example:
         >>> import tempfile
@@ -62,7 +67,7 @@ def load_table(source: str | Path, *, target: str | None = None) -> Table:
     """
     try:
         path = _csv_file(find(source))
-        columns = _read(path)
+        columns, notes = _read(path)
     except OSError as error:
         raise InputError(
             f"{error.filename or source} cannot be read ({error.strerror or error}); correct that"
@@ -72,15 +77,19 @@ def load_table(source: str | Path, *, target: str | None = None) -> Table:
         raise InputError(f"{path} has no column {chosen!r} for the target, only {', '.join(columns)}; name one of them")
     values, classes = _target(columns.pop(chosen), f"{path}, target column {chosen!r}")
     features: dict[str, np.ndarray] = {}
-    notes = []
     for name, column in columns.items():
         if column.dtype.kind == "M":
             notes.append(f"column {name} holds dates and was left out")
+        elif is_identifier(name, column):
+            notes.append(f"column {name} holds identifiers and was left out")
+        elif column.dtype.kind == "O" and len(set(column)) == len(column) > MANY_ROWS:
+            notes.append(f"column {name} holds another text in every row, such as {column[0]!r}, and was left out")
         else:
-            coded = _features(name, column, f"{path}, column {name!r}")
+            coded, note = _features(name, column, f"{path}, column {name!r}")
             if not features.keys().isdisjoint(coded):
                 raise InputError(f"{path}, column {name!r} would become {', '.join(coded)}, a taken name; rename it")
             features |= coded
+            notes += [f"column {name} {note}"] if note else []
     if not features:
         raise InputError(f"{path} holds no feature beside the target {chosen!r}; add a column of numbers or text")
     matrix = np.stack(list(features.values()), axis=1)
@@ -100,8 +109,8 @@ def _csv_file(path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Return the columns of a CSV file by name: numbers, booleans, dates or text, none of them missing."""
+def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the columns of a CSV file by name, numbers, booleans, dates or text, none of them missing, and notes."""
     import pyarrow as pa
     import pyarrow.csv as pc
 
@@ -117,7 +126,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     delimiter, header = max(headers.items(), key=lambda item: len(item[1]))
     if not header:
         raise InputError(f"{path} has no header in its first line; the first line must name the columns")
-    repeated = [name for index, name in enumerate(header) if name in header[:index] or not name.strip()]
+    indexed = not header[0].strip() and len(header) > 1
+    repeated = [
+        n for index, n in enumerate(header) if n in header[:index] or not (n.strip() or (indexed and index == 0))
+    ]
     if repeated:
         raise InputError(
             f"{path} has a column name twice or empty in its header: {repeated[0]!r}; name each column once"
@@ -147,14 +159,34 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         ) from error
     if table.num_rows < 2:
         raise InputError(f"{path} must hold at least 2 rows below the header, holds {table.num_rows}; add rows")
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
+    if _is_data(header, table):
+        raise InputError(
+            f"{path} begins with numbers where the names of the columns should be ({', '.join(header[:5])}); add a "
+            "first line with a name for each column, none of them a number"
+        )
+    columns: dict[str, np.ndarray] = {}
+    notes: list[str] = []
+    for position, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
         if column.null_count:
             row = int(np.asarray(column.is_null()).argmax()) + 1
             raise InputError(
                 f"{path}, row {row}, column {name!r}: the cell is missing or NaN; fill it or remove the row"
             )
         kept = (column.cast("string") if pa.types.is_time(column.type) else column).to_numpy()
+        if indexed and position == 0:
+            if len(set(kept.tolist())) < len(kept):
+                raise InputError(f"{path} has a first column without a name; name it, or remove it if it is an index")
+            notes.append("the first column, which has no name, was taken for an index and left out")
+            continue
+        if kept.dtype.kind == "f" and (np.abs(kept) >= LONG).any() and _is_long(path, name, delimiter):
+            notes.append(
+                f"column {name} holds whole numbers of more than 15 digits and was left out, as identifiers are"
+            )
+            continue
+        if kept.dtype.kind == "O":
+            read, note = from_text(kept, delimiter, f"{path}, column {name!r}")
+            notes += [f"column {name}: {note}"] if note else []
+            kept = np.zeros(len(kept), "datetime64[s]") if read is None else read
         if kept.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 finite = np.isfinite(kept.astype(np.float32))
@@ -164,7 +196,33 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                     f"{path}, row {row + 1}, column {name!r}: {kept[row]} is not a finite 32-bit number; correct it"
                 )
         columns[name] = kept
-    return columns
+    return columns, notes
+
+
+def _is_long(path: Path, name: str, delimiter: str) -> bool:
+    """Say whether a column holds a whole number that was written out in more digits than a float keeps apart."""
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    text = pc.read_csv(
+        path,
+        parse_options=pc.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pc.ConvertOptions(include_columns=[name], column_types={name: pa.string()}),
+    )
+    return any(len(cell.strip("+- ")) > 15 and cell.strip("+- ").isdigit() for cell in text.column(0).to_pylist())
+
+
+def _is_data(header: list[str], table: Any) -> bool:
+    """Say whether the first line holds a number over each column of numbers, and is no count of the columns."""
+    import pyarrow as pa
+
+    over = [
+        name
+        for name, column in zip(header, table.columns, strict=True)
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    ]
+    counts = [str(n) for n in range(len(header))], [str(n) for n in range(1, len(header) + 1)]
+    return bool(over) and all(_is_number(name) for name in over) and not any(set(over) <= set(c) for c in counts)
 
 
 def _target(column: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -174,20 +232,25 @@ def _target(column: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]
     distinct, codes = np.unique(column, return_inverse=True)
     if len(distinct) == 1:
         raise InputError(f"{where} holds {distinct[0]} in every row; choose a column that varies")
+    whole = column.dtype.kind != "f" or bool((distinct == np.rint(distinct)).all())
     if column.dtype.kind == "O":
         _refuse_many(column, len(distinct), where)
-    elif column.dtype.kind == "f" or len(distinct) > min(MAX_INTEGER_CLASSES, max(2, len(column) // 2)):
+    elif not whole or len(distinct) > min(MAX_INTEGER_CLASSES, max(2, len(column) // 2)):
         return column.astype(np.float32), ()
-    return codes.astype(np.int64), tuple(str(value) for value in distinct)
+    names = distinct.astype(np.int64) if column.dtype.kind == "f" else distinct
+    return codes.astype(np.int64), tuple(str(value) for value in names)
 
 
-def _features(name: str, column: np.ndarray, where: str) -> dict[str, np.ndarray]:
-    """Return the features that a column becomes, float32 of shape (N,), by name."""
+def _features(name: str, column: np.ndarray, where: str) -> tuple[dict[str, np.ndarray], str]:
+    """Return the features that a column becomes, float32 of shape (N,), by name, and a note on it."""
     if column.dtype.kind != "O":
-        return {name: column.astype(np.float32)}
+        numbers, note = as_numbers(column)
+        return {name: numbers}, note
     values = sorted(set(column))
     _refuse_many(column, len(values), where)
-    return {f"{name}={value}": (column == value).astype(np.float32) for value in values}
+    note = f"holds text, {len(values)} values such as {values[0]!r}, each of which became a feature of 0 and 1"
+    coded = {f"{name}={value}": (column == value).astype(np.float32) for value in values}
+    return coded, note if len(values) > MANY_VALUES else ""
 
 
 def _refuse_many(column: np.ndarray, distinct: int, where: str) -> None:

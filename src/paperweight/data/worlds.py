@@ -3,7 +3,7 @@
 Each concept has several names; a caption may leave a family of concepts open, whose value is drawn all the same.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -11,65 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paperweight.data.captions import DIGIT_WORDS, SHAPE_WORDS, Vocabulary, draw_captions
 from paperweight.data.images import load_images
-from paperweight.data.splits import LabelledImages
+from paperweight.data.labelled import LabelledImages
 from paperweight.data.synthetic import COLOURS
-from paperweight.errors import InputError
 
-__all__ = ["DIGIT_WORDS", "SHAPE_WORDS", "CaptionedImages", "Vocabulary", "captioned_digits", "captioned_shapes"]
-
-_COMMON = ("a", "the", "photo", "picture", "drawing", "of", "in")
-_PREFIXES = ("", "the", "a photo of the", "a picture of the", "a drawing of the")
-
-
-@final
-@dataclass(frozen=True)
-class Vocabulary:
-    """The words of a world, and which of them are names of one concept.
-
-    Args:
-        concepts: By family and concept the names of the concept; the first family is the noun of a caption.
-        nouns: Nouns that leave the first family open, such as ``shape``.
-        common: All other words.
-
-    Example:
-        >>> vocabulary = Vocabulary({"animal": {"cat": ("cat", "kitten"), "dog": ("dog",)}}, ("animal",), ("a", "of"))
-        >>> vocabulary.concept_of("kitten"), vocabulary.synonyms("kitten")
-        (('animal', 0), ('cat', 'kitten'))
-        >>> vocabulary.words
-        ('a', 'of', 'animal', 'cat', 'kitten', 'dog')
-    """
-
-    concepts: Mapping[str, Mapping[str, tuple[str, ...]]]
-    nouns: tuple[str, ...]
-    common: tuple[str, ...] = _COMMON
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """All words, each once."""
-        names = (name for family in self.concepts.values() for group in family.values() for name in group)
-        return tuple(dict.fromkeys((*self.common, *self.nouns, *names)))
-
-    def concept_of(self, word: str) -> tuple[str, int]:
-        """Give the family of a word and the number of its concept in it.
-
-        Raises:
-            InputError: If the word is the name of no concept.
-        """
-        for family, groups in self.concepts.items():
-            for index, names in enumerate(groups.values()):
-                if word in names:
-                    return family, index
-        raise InputError(f"word must be the name of a concept, got {word!r}; see the concepts of the vocabulary")
-
-    def synonyms(self, word: str) -> tuple[str, ...]:
-        """Give all names of the concept that a word names, itself among them.
-
-        Raises:
-            InputError: If the word is the name of no concept.
-        """
-        family, index = self.concept_of(word)
-        return tuple(self.concepts[family].values())[index]
+__all__ = ["CaptionedImages", "captioned_digits", "captioned_shapes"]
 
 
 @final
@@ -92,58 +39,6 @@ class CaptionedImages:
 
     def __len__(self) -> int:
         return len(self.captions)
-
-
-SHAPE_WORDS = Vocabulary(
-    {
-        "shape": {
-            "circle": ("circle", "disc", "ball"),
-            "bar": ("bar", "beam", "plank"),
-            "triangle": ("triangle", "wedge", "pyramid"),
-            "cross": ("cross", "plus", "crossing"),
-            "diamond": ("diamond", "rhombus", "lozenge"),
-        },
-        "colour": {
-            "red": ("red", "scarlet"),
-            "green": ("green", "emerald"),
-            "blue": ("blue", "azure"),
-            "yellow": ("yellow", "golden"),
-        },
-        "style": {
-            "solid": ("solid", "filled"),
-            "outlined": ("outlined", "hollow"),
-            "striped": ("striped", "banded"),
-        },
-    },
-    ("shape", "figure"),
-)
-"""The words of `captioned_shapes`."""
-
-DIGIT_WORDS = Vocabulary(
-    {
-        "digit": {
-            "zero": ("zero", "nil", "nought"),
-            "one": ("one", "single", "uno"),
-            "two": ("two", "duo", "due"),
-            "three": ("three", "trio", "tre"),
-            "four": ("four", "quartet", "quattro"),
-            "five": ("five", "quintet", "cinque"),
-            "six": ("six", "sextet", "sei"),
-            "seven": ("seven", "septet", "sette"),
-            "eight": ("eight", "octet", "otto"),
-            "nine": ("nine", "nonet", "nove"),
-        },
-        "style": {
-            "plain": ("plain", "usual"),
-            "bold": ("bold", "heavy"),
-            "thin": ("thin", "fine"),
-            "outlined": ("outlined", "hollow"),
-            "negative": ("negative", "inverted"),
-        },
-    },
-    ("digit", "number"),
-)
-"""The words of `captioned_digits`."""
 
 
 def captioned_shapes(count: int, size: int = 12, *, generator: torch.Generator) -> CaptionedImages:
@@ -180,7 +75,7 @@ def captioned_shapes(count: int, size: int = 12, *, generator: torch.Generator) 
     cover = F.avg_pool2d(styles[labels["style"], torch.arange(count)][:, None].float(), samples)
     palette = torch.tensor([COLOURS[name] for name in SHAPE_WORDS.concepts["colour"]])
     images = cover * palette[labels["colour"]][:, :, None, None]
-    return CaptionedImages(images, _captions(SHAPE_WORDS, labels, generator), labels, SHAPE_WORDS)
+    return CaptionedImages(images, draw_captions(SHAPE_WORDS, labels, generator), labels, SHAPE_WORDS)
 
 
 def _depths(u: Tensor, v: Tensor) -> Tensor:
@@ -209,7 +104,7 @@ def captioned_digits(
 
     Args:
         count: Number of images, at least 1.
-        digits: Images in [0, 1], (N, 1, H, W), and their digits; left out, all 1,797 of the embedded ones, 8 x 8.
+        digits: Images in [0, 1], (N, 1, H, W), and their digits; by default all 1,797 of the embedded ones, 8 x 8.
         generator: Draws digits, with replacement, styles and captions.
 
     Returns:
@@ -237,7 +132,7 @@ def captioned_digits(
     labels["style"] = labels["style"].where(torch.rand(count, generator=generator) < 0.5, 0)
     plain = digits.images[chosen.to(digits.images.device)].float().cpu()
     images = torch.stack([style(plain) for style in _DIGIT_STYLES.values()])[labels["style"], torch.arange(count)]
-    return CaptionedImages(images, _captions(DIGIT_WORDS, labels, generator), labels, DIGIT_WORDS)
+    return CaptionedImages(images, draw_captions(DIGIT_WORDS, labels, generator), labels, DIGIT_WORDS)
 
 
 def _bold(x: Tensor) -> Tensor:
@@ -271,30 +166,3 @@ def _labels(vocabulary: Vocabulary, count: int, generator: torch.Generator) -> d
         family: torch.randint(len(groups), (count,), generator=generator)
         for family, groups in vocabulary.concepts.items()
     }
-
-
-def _captions(vocabulary: Vocabulary, labels: dict[str, Tensor], generator: torch.Generator) -> tuple[str, ...]:
-    """Describe images: the first family by a noun, others by adjectives or left out, a colour sometimes by ``in``."""
-    draws = torch.rand(
-        len(labels[next(iter(labels))]), 2 + 2 * len(labels), generator=generator, dtype=torch.float64
-    ).tolist()
-    families = tuple(vocabulary.concepts)
-    names = {family: tuple(groups.values()) for family, groups in vocabulary.concepts.items()}
-    concepts = {family: labels[family].tolist() for family in families}
-    captions: list[str] = []
-    for row, (prefix, postposed, *rest) in enumerate(draws):
-        said = {
-            family: _pick(names[family][concepts[family][row]], rest[2 * place])
-            for place, family in enumerate(families)
-            if rest[2 * place + 1] < (0.9 if place == 0 else 0.6)
-        }
-        noun = said.get(families[0]) or _pick(vocabulary.nouns, rest[0])
-        colour = said.pop("colour", None) if postposed < 0.2 else None
-        adjectives = [said[family] for family in reversed(families[1:]) if family in said]
-        tail = [] if colour is None else ["in", colour]
-        captions.append(" ".join([*_pick(_PREFIXES, prefix).split(), *adjectives, noun, *tail]))
-    return tuple(captions)
-
-
-def _pick(values: tuple[str, ...], uniform: float) -> str:
-    return values[int(uniform * len(values))]

@@ -25,7 +25,6 @@ Deviations:
     - New data change the last layer only, exactly; to change those below, train anew.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -33,6 +32,14 @@ import torch
 from torch import Tensor, nn
 
 from paperweight.catalogue import Paper
+from paperweight.federated._rolann import (
+    Statistics,
+    check_lam,
+    rolann_merge,
+    rolann_solve,
+    rolann_statistics,
+    scaled_vectors,
+)
 
 __all__ = [
     "DAEF",
@@ -53,44 +60,8 @@ PAPER = Paper(
     claim="An autoencoder trained in closed form, over clients, finds anomalies as well as one trained by gradients.",
 )
 
-Statistics = tuple[Tensor, Tensor]
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.Sigmoid: "logistic", nn.Tanh: "tanh"}
-
-
-def rolann_statistics(inputs: Tensor, targets: Tensor, activation: str = "logistic") -> Statistics:
-    """Compute what a client tells of its samples for a one-layer regression: M and the product U S.
-
-    For one target d of all samples, dbar = f^-1(d) and F the diagonal matrix of f'(dbar): H F = U S V^T and
-    M = H F F dbar, where H holds the inputs, one sample a column.
-
-    Args:
-        inputs: Inputs of the layer, (N, D), N at least 1; with a bias, a column of ones is among them.
-        targets: What the layer shall give, (N, T), within the range of the activation.
-        activation: The layer's f: "logistic", "tanh" or "linear".
-
-    Returns:
-        M, (T, D), and U S, (T, D, R) with R at most N and D, or (1, D, R) of a linear layer, whose F is the identity.
-
-    Raises:
-        ValueError: If inputs and targets differ in number, there are none, or the activation is unknown.
-
-    Example:
-        >>> moment, factor = rolann_statistics(torch.eye(3), torch.full((3, 2), 0.5))
-        >>> moment.shape, factor.shape
-        (torch.Size([2, 3]), torch.Size([2, 3, 3]))
-    """
-    if len(inputs) != len(targets) or not len(inputs):
-        raise ValueError(f"inputs and targets must be equally many and some, got {len(inputs)} and {len(targets)}")
-    wanted, slope = _inverted(targets, activation)
-    factor = _scaled_vectors(inputs.T if activation == "linear" else slope.T[:, None] * inputs.T)
-    return (slope.square() * wanted).T @ inputs, factor if factor.ndim == 3 else factor[None]
-
-
-def rolann_merge(parts: Sequence[Statistics]) -> Statistics:
-    """Merge statistics of the same layer: M is the sum, U S that of the decomposition of all U S side by side."""
-    moments, factors = zip(*parts, strict=True)
-    return torch.stack(moments).sum(0), _scaled_vectors(torch.cat(factors, dim=-1))
 
 
 def distributed_svd(parts: Sequence[Tensor], rank: int) -> Tensor:
@@ -98,33 +69,6 @@ def distributed_svd(parts: Sequence[Tensor], rank: int) -> Tensor:
     vectors = torch.linalg.svd(torch.cat([*parts], dim=1), full_matrices=False)[0][:, :rank]
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return torch.where(largest < 0, -vectors, vectors)
-
-
-def rolann_solve(statistics: Statistics, lam: float = 0.1) -> Tensor:
-    """Compute the weights of a layer from its statistics: w = U (S S^T + lam I)^-1 U^T M.
-
-    They minimise the sum over samples of (f'(dbar) (dbar - w^T x))^2, plus lam times the squared norm of w.
-
-    Args:
-        statistics: What `rolann_statistics` or `rolann_merge` gave.
-        lam: Weight of the penalty, above 0.
-
-    Returns:
-        The weights, (T, D), one target a row.
-
-    Raises:
-        ValueError: If lam is not above 0.
-
-    Example:
-        >>> rolann_solve(rolann_statistics(torch.eye(2), torch.eye(2), "linear"), lam=1.0)
-        tensor([[0.5000, 0.0000],
-                [0.0000, 0.5000]])
-    """
-    _check_lam("lam", lam)
-    moment, factor = statistics
-    vectors, values, _ = torch.linalg.svd(factor, full_matrices=False)
-    shrunk = (vectors.mT @ moment[..., None]) / (values.square() + lam)[..., None]
-    return (vectors @ shrunk)[..., 0]
 
 
 @torch.no_grad()
@@ -173,10 +117,10 @@ class DAEF:
     def __init__(
         self, model: nn.Sequential, lam_hidden: float = 0.1, lam_last: float = 0.1, *, generator: torch.Generator
     ) -> None:
-        _check_lam("lam_hidden", lam_hidden)
-        _check_lam("lam_last", lam_last)
-        self.model = model
-        self.lam = lam_hidden, lam_last
+        check_lam("lam_hidden", lam_hidden)
+        check_lam("lam_last", lam_last)
+        self.model, self.generator = model, generator
+        self.lam_hidden, self.lam_last = lam_hidden, lam_last
         self.layers, self.activation = _parts(model)
         self.layer = 0
         self._last: Statistics | None = None
@@ -202,7 +146,7 @@ class DAEF:
         """
         number = min(self.layer, len(self.layers) - 1)
         if number == 0:
-            return (_scaled_vectors(inputs.T),)
+            return (scaled_vectors(inputs.T),)
         hidden = self.model[: 2 * number](inputs)
         if number == len(self.layers) - 1:
             return rolann_statistics(torch.cat([hidden.new_ones(len(hidden), 1), hidden], dim=1), inputs, "linear")
@@ -221,7 +165,7 @@ class DAEF:
             ValueError: If there is no part, or the first layer is wider than the data allow.
         """
         if not parts:
-            raise ValueError("parts must be at least one, got none; a round needs a client")
+            raise ValueError("parts must hold at least one, got none; a round needs a client")
         number = min(self.layer, len(self.layers) - 1)
         layer = self.layers[number]
         if number == 0:
@@ -235,12 +179,12 @@ class DAEF:
             layer.bias.zero_()
         elif number < len(self.layers) - 1:
             merged = rolann_merge([(part[0], part[1]) for part in parts])
-            layer.weight.copy_(rolann_solve(merged, self.lam[0]).T)
+            layer.weight.copy_(rolann_solve(merged, self.lam_hidden).T)
             layer.bias.copy_(self._auxiliary[number - 1][1])
         else:
             known = [] if self._last is None else [self._last]
             self._last = rolann_merge([*known, *((part[0], part[1]) for part in parts)])
-            solved = rolann_solve(self._last, self.lam[1])
+            solved = rolann_solve(self._last, self.lam_last)
             layer.weight.copy_(solved[:, 1:])
             layer.bias.copy_(solved[:, 0])
         self.layer = number + 1
@@ -254,25 +198,6 @@ class DAEF:
         self.layer = state_dict["layer"]
         self._auxiliary = list(state_dict["auxiliary"])
         self._last = state_dict["last"]
-
-
-def _inverted(targets: Tensor, activation: str) -> Statistics:
-    """Return f^-1(d) and f' there, with d kept within f's range."""
-    if activation == "linear":
-        return targets, torch.ones_like(targets)
-    eps = torch.finfo(targets.dtype).eps
-    if activation == "logistic":
-        targets = targets.clamp(eps, 1 - eps)
-        return targets.logit(), targets * (1 - targets)
-    if activation == "tanh":
-        targets = targets.clamp(eps - 1, 1 - eps)
-        return targets.atanh(), 1 - targets.square()
-    raise ValueError(f"activation must be logistic, tanh or linear, got {activation!r}")
-
-
-def _scaled_vectors(matrix: Tensor) -> Tensor:
-    vectors, values, _ = torch.linalg.svd(matrix, full_matrices=False)
-    return vectors * values[..., None, :]
 
 
 def _drawn(layer: nn.Linear, generator: torch.Generator) -> Statistics:
@@ -293,8 +218,3 @@ def _parts(model: nn.Module) -> tuple[list[nn.Linear], str]:
             f"gives as many features as it takes, got {model}"
         )
     return layers, _ACTIVATIONS[kinds.pop()]
-
-
-def _check_lam(name: str, lam: float) -> None:
-    if not 0 < lam < math.inf:
-        raise ValueError(f"{name} must be above 0 and finite, got {lam}; a small one hardly shrinks")

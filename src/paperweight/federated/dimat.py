@@ -8,7 +8,8 @@ assignment a layer, and another pass or two for batch normalization.
 
 Ten lines simulate agents in one process::
 
-    from paperweight.federated import DIMAT, Batches, Simulation, mixing_matrix, partition
+    from paperweight.agents import Batches, Simulation, mixing_matrix, partition
+    from paperweight.federated import DIMAT
 
     def agent(number, part):
         torch.manual_seed(number)
@@ -52,9 +53,9 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from paperweight.agents.agent import Agent, Exchange, Loss, Round, check_count, disagreement, numbers, set_numbers
+from paperweight.agents.mixing import Links
 from paperweight.catalogue import Paper
-from paperweight.federated._agent import Agent, Exchange, Loss, Round, check_count, disagreement, numbers, set_numbers
-from paperweight.federated._mixing import Links
 from paperweight.merging import (
     Permutation,
     PermutationGraph,
@@ -122,7 +123,7 @@ def dimat_merge(
     """
     if not len(states) == len(weights) == len(orders):
         raise ValueError(
-            "states, weights and orders must be equally many, one for each model, "
+            "states, weights and orders must have the same length, one entry for each model, "
             f"got {len(states)}, {len(weights)} and {len(orders)}"
         )
     return mean_state([permuted(state, graph, order) for state, order in zip(states, orders, strict=True)], weights)
@@ -150,9 +151,9 @@ class DIMAT(Agent):
             Otherwise each round starts with a new optimizer, as in the authors' code.
         repair: Whether the running statistics of batch normalization are computed anew: of all models before their
             activations are matched, and of the merged one.
-        probe: Batches of inputs, or of tuples that begin with them, for matching and repair; left out, ``batches``.
-        graph: Which units may be permuted; left out, traced from the model and the first inputs of the probe.
-        loss: What is trained on, from outputs and labels of a batch; cross-entropy if left out.
+        probe: Batches of inputs, or of tuples that begin with them, for matching and repair; by default ``batches``.
+        graph: Which units may be permuted; by default traced from the model and the first inputs of the probe.
+        loss: What is trained on, from outputs and labels of a batch; cross-entropy by default.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -193,8 +194,9 @@ class DIMAT(Agent):
         self.matching: Matching = matching
         self.keep_optimizer_state = keep_optimizer_state
         self.repair = repair
-        self.probe = batches if probe is None else probe
+        self.probe = probe
         self.graph = graph
+        self._groups = graph
 
     def round(self, links: Links) -> Round:
         """Merge with the neighbours, if there are some; then train for ``local_epochs``.
@@ -223,29 +225,32 @@ class DIMAT(Agent):
         for model, member in zip(models, members, strict=True):
             set_numbers(model, mail[member][:count])
             if self.repair and self.matching == "activation":
-                repair_batchnorm(model, self.probe)
+                repair_batchnorm(model, self._probe())
         graph = self._traced()
         orders = self._orders(models, graph, own)
         states = [numbers(model) for model in models]
-        learned = {name for name, _ in self.model.named_parameters()}
+        learned = [name for name, _ in self.model.named_parameters()]
         aligned = [permuted(state, graph, order) for state, order in zip(states, orders, strict=True)]
         self.disagreement = disagreement([{name: state[name] for name in learned} for state in aligned], weights, own)
         set_numbers(self.model, dimat_merge(states, weights, orders, graph).values())
         self._merge_moments([mail[member][count:] for member in members], weights, orders, graph)
         if self.repair:
-            repair_batchnorm(self.model, self.probe)
+            repair_batchnorm(self.model, self._probe())
+
+    def _probe(self) -> Iterable[Any]:
+        return self.batches if self.probe is None else self.probe
 
     def _traced(self) -> PermutationGraph:
         """Give the groups of units; without a matching nothing is permuted, and none is needed."""
-        if self.graph is None and self.matching == "none":
-            self.graph = PermutationGraph(())
-        elif self.graph is None:
-            self.graph = PermutationGraph.trace(self.model, self.example(self.probe))
-        return self.graph
+        if self._groups is None and self.matching == "none":
+            self._groups = PermutationGraph(())
+        elif self._groups is None:
+            self._groups = PermutationGraph.trace(self.model, self.example(self._probe()))
+        return self._groups
 
     def _orders(self, models: Sequence[nn.Module], graph: PermutationGraph, own: int) -> Sequence[Permutation]:
         if self.matching == "activation":
-            return match_activations(models, graph, self.probe, reference=own)
+            return match_activations(models, graph, self._probe(), reference=own)
         if self.matching == "weight":
             return [match_weights(models[own], model, graph) for model in models]
         return [{} for _ in models]

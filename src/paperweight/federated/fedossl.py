@@ -147,10 +147,10 @@ class FedoSSL:
         lam: Weight of the calibration, at least 0; the paper's is 0.5.
         beta: Weight in the suppressed loss of a class that is never predicted, in (0, 1]; the paper's is 0.2.
         warmup: Rounds without the calibration, at least 0.
-        centroids: Number of centroids of a client and of those that all share; as many as classes if left out.
+        centroids: Number of centroids of a client and of those that all share; as many as classes by default.
         temperature: Of the assignments to centroids, above 0; the paper's is 0.1.
         scale: What a logit gains per unit of the margin, at least 0; ORCA's is 10.
-        cohort_size: Clients a round; all if left out.
+        cohort_size: Clients a round; all by default.
         local_epochs: Passes over a client's data, at least 1.
         local_lr: Learning rate of a client, above 0.
         batch_size: Samples a local batch, at least 1.
@@ -205,6 +205,8 @@ class FedoSSL:
         self.model, self.clients = model, clients
         self.gamma, self.lam, self.beta = gamma, lam, beta
         self.warmup, self.centroids, self.temperature, self.scale = warmup, centroids, temperature, scale
+        self.view, self.cohort_size, self.generator = view, cohort_size, generator
+        self.local_epochs, self.local_lr, self.batch_size = local_epochs, local_lr, batch_size
         self.rounds = 0
         self._draw = torch.Generator(generator.device)
         self._views = _Views(model, view, self._draw)

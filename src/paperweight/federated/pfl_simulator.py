@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.catalogue import Paper
+from paperweight.federated._schedule import check_whole, schedule_users
 
 __all__ = ["FederatedSimulator", "schedule_users"]
 
@@ -62,38 +63,6 @@ def clip_update(update: Sequence[Tensor], clip: float) -> None:
         part.mul_((clip / norm).clamp(max=1.0))
 
 
-def schedule_users(weights: Sequence[float], workers: int, base: float = 0.0) -> list[list[int]]:
-    """Share users out to workers: from the heaviest on, each to the worker that has least to do.
-
-    The busiest worker has at most 4/3 of the work that it has at best.
-
-    Args:
-        weights: Work of each user, at least 0, such as its number of samples.
-        workers: Number of workers, at least 1.
-        base: Work of any user beside its weight, at least 0.
-
-    Returns:
-        For each worker the indices of its users.
-
-    Raises:
-        ValueError: If a number is outside its range.
-
-    Example:
-        >>> schedule_users([1, 5, 3, 3], workers=2)
-        [[1, 0], [2, 3]]
-    """
-    _check_whole("workers", workers)
-    if not all(value >= 0 for value in (base, *weights)):
-        raise ValueError(f"weights and base must be at least 0, got {weights} and {base}")
-    shares: list[list[int]] = [[] for _ in range(workers)]
-    loads = [0.0] * workers
-    for user in sorted(range(len(weights)), key=lambda user: -weights[user]):
-        worker = loads.index(min(loads))
-        shares[worker].append(user)
-        loads[worker] += weights[user] + base
-    return shares
-
-
 @final
 class FederatedSimulator:
     """Trains a model in place by simulated federated learning, round by round.
@@ -117,8 +86,8 @@ class FederatedSimulator:
         clip: Largest norm of an update, above 0.
         noise_multiplier: Standard deviation of the noise on the sum, over ``clip``, at least 0.
         noise_cohort: Users a round of what is simulated, at least 1: the noise is scaled by ``cohort_size`` over it, so
-            that the mean has as much as there. The cohort's own size if left out.
-        loss: Maps outputs and labels of a batch to a scalar; cross-entropy if left out.
+            that the mean has as much as there. By default the cohort's own size.
+        loss: Maps outputs and labels of a batch to a scalar; cross-entropy by default.
         generator: Source of cohorts, shuffles and noise.
 
     Raises:
@@ -160,10 +129,10 @@ class FederatedSimulator:
             raise ValueError(f"algorithm must be fedavg, fedprox or scaffold, got {algorithm!r}")
         if weighting not in ("samples", "uniform"):
             raise ValueError(f"weighting must be samples or uniform, got {weighting!r}")
-        _check_whole("local_epochs", local_epochs)
-        _check_whole("batch_size", batch_size)
-        _check_whole("cohort_size", cohort_size, most=len(users))
-        _check_whole("noise_cohort", cohort_size if noise_cohort is None else noise_cohort)
+        check_whole("local_epochs", local_epochs)
+        check_whole("batch_size", batch_size)
+        check_whole("cohort_size", cohort_size, most=len(users))
+        check_whole("noise_cohort", cohort_size if noise_cohort is None else noise_cohort)
         if not local_lr > 0 or not clip > 0:
             raise ValueError(f"local_lr and clip must be above 0, got {local_lr} and {clip}")
         if not 0 <= proximal < math.inf or not 0 <= noise_multiplier < math.inf:
@@ -174,11 +143,13 @@ class FederatedSimulator:
                 f"{noise_multiplier} with clip {clip}, {weighting} and {algorithm}"
             )
         if any(len(inputs) != len(labels) or not len(inputs) for inputs, labels in users):
-            raise ValueError("users must have as many inputs as labels, and some; leave the others out")
+            raise ValueError(
+                "users must each have at least one input, and a label for every input; drop users without data"
+            )
         self.model, self.optimizer, self.users, self.loss = model, optimizer, users, loss
         self.cohort_size, self.weighting, self.clip, self.generator = cohort_size, weighting, clip, generator
-        self.local_epochs, self.local_lr, self.batch_size = local_epochs, local_lr, batch_size
-        self.proximal = proximal if algorithm == "fedprox" else 0.0
+        self.algorithm, self.proximal, self.local_lr, self.batch_size = algorithm, proximal, local_lr, batch_size
+        self.noise_multiplier, self.noise_cohort, self.local_epochs = noise_multiplier, noise_cohort, local_epochs
         self.sigma = noise_multiplier * clip * cohort_size / (noise_cohort or cohort_size) if noise_multiplier else 0.0
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._start = [parameter.detach().clone() for parameter in self._parameters]
@@ -243,7 +214,7 @@ class FederatedSimulator:
                 for number, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
                     if drift:
                         gradient = gradient + drift[number]
-                    if self.proximal:
+                    if self.algorithm == "fedprox" and self.proximal:
                         gradient = gradient + self.proximal * (parameter - self._start[number])
                     parameter.sub_(gradient, alpha=self.local_lr)
                 steps += 1
@@ -293,8 +264,3 @@ class FederatedSimulator:
         self._control = list(state_dict["control"])
         self._controls = dict(state_dict["controls"])
         self.samples = state_dict["samples"]
-
-
-def _check_whole(name: str, value: int, most: float = math.inf) -> None:
-    if not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"{name} must be a whole number from 1 to {most}, got {value}")

@@ -128,7 +128,9 @@ def zero_centred_penalty(critic: nn.Module, inputs: Tensor, gamma: float = 1.0) 
         given = inputs.detach().requires_grad_()
         scores = critic(given)
         if scores.numel() != len(inputs):
-            raise ValueError(f"critic must give one score an input, {len(inputs)}, got shape {tuple(scores.shape)}")
+            raise ValueError(
+                f"critic must give one score for each input, {len(inputs)}, got shape {tuple(scores.shape)}"
+            )
         (slopes,) = torch.autograd.grad(scores.sum(), given, create_graph=True)
         return gamma / 2 * slopes.square().flatten(1).sum(dim=1).mean()
 
@@ -173,6 +175,7 @@ class _Backbone(nn.Module):
         stages = int(math.log2(side)) - 1
         build = [_Block(channels, expansion, group_width, stages * _BLOCKS) for _ in range(stages * _BLOCKS)]
         self.blocks = nn.ModuleList(build)
+        self.shape, self.channels, self.expansion, self.group_width = shape, channels, expansion, group_width
         self.factor = factor
 
     def stages(self, x: Tensor) -> Tensor:
@@ -211,6 +214,7 @@ class R3Generator(_Backbone):
         super().__init__(shape, channels, expansion, group_width, factor=2.0)
         if not isinstance(latent, int) or latent < 1:
             raise ValueError(f"latent must be a whole number of at least 1, got {latent}")
+        self.latent = latent
         self.first = nn.Linear(latent, channels * 16)
         self.last = nn.Conv2d(channels, shape[0], 1)
 

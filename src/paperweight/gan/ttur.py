@@ -200,6 +200,7 @@ class FrechetDistance:
                 "distances of different extractors do not compare"
             )
         self.extractor = extractor
+        self.extractor_name = extractor_name
         self.name = f"Fréchet distance ({extractor_name or 'inputs as features'})"
         self._sets: list[_Moments | None] = [None, None]
 
@@ -227,7 +228,7 @@ class FrechetDistance:
         }
         if len(widths) > 1:
             raise ValueError(
-                f"features must be equally many at all times, got {' and '.join(map(str, sorted(widths)))}"
+                f"features must be of the same number in every call, got {' and '.join(map(str, sorted(widths)))}"
             )
         for index, part in enumerate(parts):
             if part is not None and len(part):

@@ -123,7 +123,9 @@ def gradient_penalty(
         between = torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
         scores = critic(between)
         if scores.numel() != len(real):
-            raise ValueError(f"critic must give one score a sample, {len(real)}, got shape {tuple(scores.shape)}")
+            raise ValueError(
+                f"critic must give one score for each sample, {len(real)}, got shape {tuple(scores.shape)}"
+            )
         (slopes,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
         excess = torch.linalg.vector_norm(slopes.flatten(1), dim=1) - 1
         return lam * (excess.clamp(min=0) if one_sided else excess).square().mean()

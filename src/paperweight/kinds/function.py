@@ -15,12 +15,13 @@ class Function(Protocol):
     - The docstring has an example, and it runs (`check_example_runs`).
     - The module's docstring has ``Source:`` and ``Deviations:`` (`check_source_and_deviations`).
     - A bad value raises ``ValueError`` naming the argument (`check_bad_values`).
+    - An object keeps the arguments of its constructor unchanged under their names (`check_keeps_arguments`).
     - The same arguments give the same result (`check_repeatable`).
     - No argument is modified (`check_arguments_unmodified`).
     - The global random state is neither used nor touched (`check_global_random_state`).
     - At its null setting, where it has one, it gives what its baseline gives, bit for bit (`check_null`).
 
-    The first five hold of every public object, whatever its kind.
+    The first six hold of every public object, whatever its kind; that arguments are kept, of every class.
 
     Example:
         >>> import torch

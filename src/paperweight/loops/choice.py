@@ -1,12 +1,83 @@
 """The choice among tries, as tuning makes it."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar, final
 
-__all__ = ["best_of"]
+__all__ = ["Tuned", "best_of", "tune"]
 
 Try = TypeVar("Try")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Tuned(Generic[Try]):
+    """What every value of a grid gave, and which was chosen.
+
+    Attributes:
+        tries: Value to what it gave, in the order of the grid.
+        scores: Value to its score.
+        value: The chosen value.
+    """
+
+    tries: Mapping[float, Try]
+    scores: Mapping[float, float]
+    value: float
+
+    @property
+    def best(self) -> Try:
+        """What the chosen value gave."""
+        return self.tries[self.value]
+
+    def by(self, score: Callable[[Try], float], *, better: Literal["higher", "lower"]) -> "Tuned[Try]":
+        """Return the same tries, of which another score chooses.
+
+        Args:
+            score: Gives the score of a try.
+            better: Which direction is better.
+        """
+        return tune(self.tries, self.tries.__getitem__, score, better=better)
+
+    def curve(self, score: Callable[[Try], float] | None = None) -> list[tuple[float, float]]:
+        """Return points (log10 of the value, score) for a report, without those that are not finite.
+
+        Args:
+            score: Gives what is drawn of a try; by default the score that it was chosen by.
+        """
+        scores = self.scores if score is None else {value: score(tried) for value, tried in self.tries.items()}
+        return [(math.log10(value), drawn) for value, drawn in scores.items() if math.isfinite(drawn)]
+
+
+def tune(
+    grid: Iterable[float],
+    attempt: Callable[[float], Try],
+    score: Callable[[Try], float],
+    *,
+    better: Literal["higher", "lower"],
+) -> Tuned[Try]:
+    """Try every value of a grid and choose the best, by the rule of `best_of`.
+
+    Args:
+        grid: The values, at least one.
+        attempt: Called with each value in turn, before any score is asked for.
+        score: Gives the score of what ``attempt`` returned, on validation data.
+        better: Which direction is better.
+
+    Returns:
+        All tries, their scores, and the chosen value.
+
+    Raises:
+        ValueError: If the grid is empty, or ``better`` is neither of the two.
+
+    Example:
+        >>> tuned = tune((0.1, 1.0, 10.0), lambda rate: (rate - 2) ** 2, lambda loss: loss, better="lower")
+        >>> tuned.value, tuned.best, tuned.curve()[0]
+        (1.0, 1.0, (-1.0, 3.61))
+    """
+    tries = {value: attempt(value) for value in grid}
+    scores = {value: score(tried) for value, tried in tries.items()}
+    return Tuned(tries, scores, best_of(scores, scores.__getitem__, better=better))
 
 
 def best_of(tries: Iterable[Try], score: Callable[[Try], float], *, better: Literal["higher", "lower"]) -> Try:

@@ -37,7 +37,7 @@ def index_batches(
         n: Number of samples, at least 1.
         batch_size: Samples a batch, at least 1.
         generator: Source of the shuffles.
-        device: Where the indices are to be; the generator's device if left out.
+        device: Where the indices are to be; the generator's device by default.
 
     Yields:
         Indices below ``n``, int64, shape (min(n, batch_size),).

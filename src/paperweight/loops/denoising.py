@@ -8,8 +8,8 @@ from typing import cast, final
 import torch
 from torch import Tensor
 
-from paperweight.diffusion._model import DiffusionModel, denoising_loss, read_tensors, write_tensors
 from paperweight.errors import InputError
+from paperweight.generators.model import DiffusionModel, denoising_loss, read_tensors, write_tensors
 from paperweight.loops.core import OnStep, minimise
 from paperweight.loops.generative import ExponentialMovingAverage
 
@@ -37,10 +37,9 @@ class DenoiserTraining:
 
     Attributes:
         step: Number of steps taken.
-        average: The model with averaged weights, in eval mode.
 
     Example:
-        >>> from paperweight.diffusion._model import ModelSpec
+        >>> from paperweight.generators import ModelSpec
         >>> training = DenoiserTraining(ModelSpec(shape=(1, 8, 8), arguments={"width": 16}).build(), batch_size=4)
         >>> training.run(torch.rand(12, 1, 8, 8), None, 3).shape, training.step
         (torch.Size([3]), 3)
@@ -95,7 +94,7 @@ class DenoiserTraining:
         if not len(images):
             raise ValueError("images must hold at least one, got none")
         if labels is not None and labels.shape != (len(images),):
-            raise ValueError(f"labels must have shape ({len(images)},), one an image, got {tuple(labels.shape)}")
+            raise ValueError(f"labels must have shape ({len(images)},), one for each image, got {tuple(labels.shape)}")
         size = min(self.batch_size, len(images))
         each = len(images) // size
         first = self.step
@@ -142,7 +141,7 @@ class DenoiserTraining:
             raise InputError(f"checkpoint {path} is of another model: {spec}, wanted {self.model.spec}")
         step = facts.get("step")
         if facts.get("seed") != self.seed or not isinstance(step, int) or step < 0:
-            raise InputError(f"checkpoint {path} is of no training with seed {self.seed}, its facts are {facts}")
+            raise InputError(f"checkpoint {path} must be of a training with seed {self.seed}, its facts are {facts}")
         states = self._states(path, tensors)
         self.model.load_state_dict(_part(tensors, "model."))
         self._ema.load_state_dict(_part(tensors, "average."))

@@ -1,7 +1,6 @@
 """Training and evaluation of a classifier."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -10,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.loops.core import OnStep, Schedule, index_batches, minimise
+from paperweight.nets import evaluating
 
-__all__ = ["Evaluation", "evaluate_classifier", "evaluating", "fit_classifier"]
+__all__ = ["Evaluation", "evaluate_classifier", "fit_classifier"]
 
 
 def fit_classifier(
@@ -90,33 +90,6 @@ class Evaluation:
     correct: Tensor
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and at the end every submodule back into the mode it was in.
-
-    Args:
-        model: The model.
-
-    Yields:
-        Nothing.
-
-    Example:
-        >>> model = nn.Dropout()
-        >>> with evaluating(model):
-        ...     model.training
-        False
-        >>> model.training
-        True
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def evaluate_classifier(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 512) -> Evaluation:
     """Evaluate a classifier in eval mode, without gradients, and leave it as it was.
 
@@ -157,5 +130,5 @@ def evaluate_classifier(model: nn.Module, images: Tensor, labels: Tensor, *, bat
 def _check_pairs(images: Tensor, labels: Tensor) -> None:
     if len(images) < 1 or len(images) != len(labels):
         raise ValueError(
-            f"images and labels must be equally many and at least one, got {len(images)} and {len(labels)}"
+            f"images and labels must have the same length, at least 1, got {len(images)} and {len(labels)}"
         )

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from paperweight.data import CaptionedImages
-from paperweight.diffusion._text_model import TextToImage, caption_loss
+from paperweight.generators.text_model import TextToImage, caption_loss
 from paperweight.loops.core import index_batches, minimise
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
 
@@ -48,7 +48,7 @@ def fit_text_to_image(
 
     Example:
         >>> from paperweight.data import captioned_shapes
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> world = captioned_shapes(8, generator=torch.Generator().manual_seed(0))
         >>> model = TextSpec(shape=(3, 12, 12), words=world.vocabulary.words, arguments={"patch": 4}).build()
         >>> average, losses = fit_text_to_image(
@@ -80,7 +80,7 @@ def fit_text_to_image(
     )
     average = ema.average
     if not isinstance(average, TextToImage):
-        raise TypeError(f"the average of a text-to-image model must be one, got {type(average).__name__}")
+        raise TypeError(f"average must be a TextToImage, as the model is, got {type(average).__name__}")
     return average, losses
 
 

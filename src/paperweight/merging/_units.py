@@ -39,19 +39,19 @@ def groups_of(atoms: Atoms, seen: Sequence[Seen]) -> tuple[Group, ...]:
     still = {int(roots[BLANK]), int(roots[FIXED])}
     lines: list[tuple[Record, int, Tensor]] = []
     for record in atoms.records.values():
-        found = (record.axis, record.atoms) if record.axis is not None else column(record.atoms, roots)
-        if found is None:
+        axis_and_atoms = (record.axis, record.atoms) if record.axis is not None else column(record.atoms, roots)
+        if axis_and_atoms is None:
             still.update(roots[record.atoms].unique().tolist())
         else:
-            lines.append((record, *found))
-    views = [(view, *found) for view in seen if (found := column(view.labels, roots))]
+            lines.append((record, *axis_and_atoms))
+    views = [(view, *axis_and_labels) for view in seen if (axis_and_labels := column(view.labels, roots))]
     blocks, notes = _blocks([(name, roots[block].tolist()) for name, block in atoms.blocks], still)
     places: dict[int, list[tuple[int, ...]]] = {}
     for number, (_, _, line) in enumerate(lines):
         for unit, times in Counter(roots[line].tolist()).items():
             if unit not in still:
                 places.setdefault(unit, []).append((number, times))
-    units = {unit: (*found, *notes.get(unit, ())) for unit, found in places.items()}
+    units = {unit: (*where, *notes.get(unit, ())) for unit, where in places.items()}
     groups: dict[str, Group] = {}
     for kinds in _alike(units, blocks):
         group = _group(kinds, lines, views, roots, atoms)
@@ -103,9 +103,9 @@ def _alike(units: _Units, blocks: dict[int, int]) -> list[list[list[list[int]]]]
         kinds.setdefault(places, []).append(unit)
     alike: dict[object, list[dict[tuple[tuple[int, ...], ...], list[int]]]] = {}
     for kinds in members.values():
-        alike.setdefault(frozenset((places, len(found)) for places, found in kinds.items()), []).append(kinds)
-    groups = [[[found]] for found in plain.values()]
-    groups += [[[kinds[places] for kinds in found] for places in found[0]] for found in alike.values()]
+        alike.setdefault(frozenset((places, len(own)) for places, own in kinds.items()), []).append(kinds)
+    groups = [[[own]] for own in plain.values()]
+    groups += [[[kinds[places] for kinds in same] for places in same[0]] for same in alike.values()]
     order = {unit: number for number, unit in enumerate(units)}
     return sorted(groups, key=lambda kinds: order[kinds[0][0][0]])
 

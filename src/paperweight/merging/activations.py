@@ -17,9 +17,13 @@ __all__ = ["activation_correlation", "batches", "call", "evaluating"]
 
 
 def activation_correlation(
-    models: Sequence[nn.Module], graph: PermutationGraph, data: Iterable[Any], dtype: torch.dtype = torch.float64
+    models: Sequence[nn.Module],
+    graph: PermutationGraph,
+    data: Iterable[Any],
+    dtype: torch.dtype = torch.float64,
+    reference: int | None = None,
 ) -> dict[str, Tensor]:
-    """Correlate all units of all models with one another, over images and places within them.
+    """Correlate all units of all models with one another, or with those of one, over images and places within them.
 
     The models are in evaluation mode meanwhile. Memory does not grow with the data: a batch at a time is held. Every
     image counts the same, so batch size and order make no difference. A unit that never changes has correlation 0 with
@@ -28,14 +32,16 @@ def activation_correlation(
     Args:
         models: M models of one architecture.
         graph: Their groups.
-        data: Batches of inputs, or of tuples that begin with them; labels are not used.
+        data: Batches of inputs, of tuples that begin with them, or of tensors by name; labels are not used.
         dtype: Type of the sums.
+        reference: Number of the model whose units are correlated with all; left out, those of every model are.
 
     Returns:
-        For each group the correlations, (M * size, M * size), those of the first model first.
+        For each group the correlations, (M * size, M * size), those of the first model first; with a reference its rows
+        of these, (size, M * size), for a share of the work.
 
     Raises:
-        InputError: If there is no model or no batch.
+        InputError: If there is no model, no batch or no such reference.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -44,12 +50,18 @@ def activation_correlation(
         torch.Size([8, 8])
     """
     if not models:
-        raise InputError("models must be at least 1, got none")
+        raise InputError("models must hold at least one, got none")
+    if reference is not None and not 0 <= reference < len(models):
+        raise InputError(f"reference must be a number from 0 to {len(models) - 1}, got {reference}")
     for group in graph.groups:
         if not group.points:
             remedy = 'call its modules once each, or use matching="weight"'
             raise InputError(f"groups must have a point where they are observed, {group.name} has none; {remedy}")
-    moments = {(group.name, number): _Moments(dtype) for group in graph.groups for number in range(len(group.points))}
+    moments = {
+        (group.name, number): _Moments(dtype, _rows_of(reference, len(point.units)))
+        for group in graph.groups
+        for number, point in enumerate(group.points)
+    }
     with ExitStack() as stack:
         stack.enter_context(evaluating(models))
         seen = [stack.enter_context(_observed(model, graph)) for model in models]
@@ -61,7 +73,9 @@ def activation_correlation(
                     maps = [record.pop((group.name, number)) for record in seen]
                     moments[group.name, number].add(maps, len(inputs))
     return {
-        group.name: _correlation(group, [moments[group.name, n] for n in range(len(group.points))], len(models))
+        group.name: _correlation(
+            group, [moments[group.name, n] for n in range(len(group.points))], len(models), reference
+        )
         for group in graph.groups
     }
 
@@ -158,50 +172,65 @@ def call(model: nn.Module, inputs: Tensor) -> None:
 
 
 class _Moments:
-    """Sums of the first and second powers of units, less the first value of each, so that nothing cancels."""
+    """Sums of powers of units, less the first value of each so that nothing cancels, and of products with some rows."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, rows: slice) -> None:
         self.dtype = dtype
+        self.rows = rows
         self.images = 0
-        self.shift = self.first = self.second = torch.empty(0)
+        self.shift = self.first = self.squares = self.products = torch.empty(0)
 
     def add(self, maps: Sequence[Tensor], images: int) -> None:
         device = maps[0].device
         rows = torch.cat([part.to(device) for part in maps])
         if not self.images:
             self.shift = rows[:, :1].to(self.dtype)
-            self.first = torch.zeros_like(self.shift)
-            self.second = self.shift.new_zeros(len(rows), len(rows))
+            self.first, self.squares = torch.zeros_like(self.shift), torch.zeros_like(self.shift)
+            self.products = self.shift.new_zeros(len(rows[self.rows]), len(rows))
         weight = images / rows.shape[1]
         for part in rows.split(max(1, _CHUNK // len(rows)), dim=1):
             shifted = part.to(self.dtype) - self.shift
             self.first += weight * shifted.sum(dim=1, keepdim=True)
-            self.second.addmm_(shifted, shifted.T, alpha=weight)
+            self.squares += weight * shifted.square().sum(dim=1, keepdim=True)
+            self.products.addmm_(shifted[self.rows], shifted.T, alpha=weight)
         self.images += images
 
-    def covariance(self) -> Tensor:
-        """Give the covariances; a unit that changes by less than rounding does not change."""
+    def covariance(self) -> tuple[Tensor, Tensor]:
+        """Give the covariances and all variances; a unit that changes by less than rounding does not change."""
         mean = self.first / self.images
-        covariance = self.second / self.images - mean @ mean.T
-        dead = covariance.diagonal().clamp(min=0).sqrt() <= _ROUNDING * (mean + self.shift).abs().flatten()
-        covariance.diagonal()[dead] = 0
-        return (covariance + covariance.T) / 2
+        covariance = self.products / self.images - mean[self.rows] @ mean.T
+        if len(covariance) == len(mean):
+            variance = covariance.diagonal().clone()
+            covariance = (covariance + covariance.T) / 2
+        else:
+            variance = (self.squares / self.images - mean.square()).flatten()
+        variance[variance.clamp(min=0).sqrt() <= _ROUNDING * (mean + self.shift).abs().flatten()] = 0
+        return covariance, variance
 
 
 _CHUNK = 1 << 21
 _ROUNDING = 1e-7
 
 
-def _correlation(group: Group, moments: Sequence[_Moments], models: int) -> Tensor:
+def _correlation(group: Group, moments: Sequence[_Moments], models: int, reference: int | None) -> Tensor:
     """Put the correlations of a group together; the covariances of several points are added."""
-    covariances = [part.covariance() for part in moments]
-    total = covariances[0].new_zeros(models * group.size, models * group.size)
-    for point, covariance in zip(group.points, covariances, strict=True):
-        rows = (torch.arange(models)[:, None] * group.size + point.units).flatten().to(total.device)
-        total[rows[:, None], rows] += covariance
-    scale = total.diagonal().sqrt()
+    parts = [part.covariance() for part in moments]
+    rows = _rows_of(reference, group.size)
+    variance = parts[0][1].new_zeros(models * group.size)
+    total = variance.new_zeros(len(variance[rows]), len(variance))
+    for point, (covariance, variances) in zip(group.points, parts, strict=True):
+        units = point.units.to(total.device)
+        columns = (torch.arange(models, device=total.device)[:, None] * group.size + units).flatten()
+        total[(columns if reference is None else units)[:, None], columns] += covariance
+        variance[columns] += variances
+    scale = variance.sqrt()
     live = scale > 0
     scale = torch.where(live, scale, 1)
-    correlation = torch.where(live[:, None] & live, total / torch.outer(scale, scale), 0).clamp(-1, 1)
-    correlation.diagonal()[live] = 1
+    correlation = torch.where(live[rows, None] & live, total / torch.outer(scale[rows], scale), 0).clamp(-1, 1)
+    correlation[:, rows].diagonal()[live[rows]] = 1
     return correlation
+
+
+def _rows_of(reference: int | None, size: int) -> slice:
+    """Give which rows are the reference's among those of all models, so many for each; all without a reference."""
+    return slice(None) if reference is None else slice(reference * size, (reference + 1) * size)

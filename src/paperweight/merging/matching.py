@@ -44,10 +44,10 @@ def match_activations(
         >>> match_activations([model, model], graph, [torch.randn(64, 3)])[1]
         {'0': tensor([0, 1, 2, 3])}
     """
-    if not 0 <= reference < len(models):
-        raise InputError(f"reference must be a number from 0 to {len(models) - 1}, got {reference}")
-    found = match_correlations(activation_correlation(models, graph, data), graph, reference)
-    return found or [{} for _ in models]
+    rows = activation_correlation(models, graph, data, reference=reference)
+    matched: list[dict[str, Tensor]] = [{} for _ in models]
+    _match_rows(matched, rows, graph, reference)
+    return matched
 
 
 def match_correlations(
@@ -72,17 +72,24 @@ def match_correlations(
         >>> match_correlations({"0": torch.eye(2).flip(1).repeat(2, 2)}, graph)[1]
         {'0': tensor([1, 0])}
     """
-    matched: list[dict[str, Tensor]] = []
+    models = max((len(correlation[group.name]) // group.size for group in graph.groups), default=0)
+    if models and not 0 <= reference < models:
+        raise InputError(f"reference must be a number from 0 to {models - 1}, got {reference}")
+    rows = {name: whole.unflatten(0, (models, -1))[reference] for name, whole in correlation.items()}
+    matched: list[dict[str, Tensor]] = [{} for _ in range(models)]
+    _match_rows(matched, rows, graph, reference)
+    return matched
+
+
+def _match_rows(
+    matched: list[dict[str, Tensor]], rows: Mapping[str, Tensor], graph: PermutationGraph, reference: int
+) -> None:
+    """Add to the permutation of each model what matches a group by its correlations, (size, models * size)."""
     for group in graph.groups:
-        models = len(correlation[group.name]) // group.size
-        if not 0 <= reference < models:
-            raise InputError(f"reference must be a number from 0 to {models - 1}, got {reference}")
-        matched = matched or [{} for _ in range(models)]
-        grid = correlation[group.name].unflatten(0, (models, -1)).unflatten(2, (models, -1))
+        tables = rows[group.name].unflatten(1, (len(matched), -1))
         for number, permutation in enumerate(matched):
             own = number == reference
-            permutation[group.name] = torch.arange(group.size) if own else assign(grid[reference, :, number], group)
-    return matched
+            permutation[group.name] = torch.arange(group.size) if own else assign(tables[:, number], group)
 
 
 def match_weights(

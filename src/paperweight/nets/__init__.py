@@ -6,7 +6,7 @@ PyTorch module, from the global random state: seed it with ``torch.manual_seed``
 time of about 0 to 1000 for each, and maybe tokens of a condition (N, L, context), to images.
 """
 
-from paperweight.nets._common import count_parameters
+from paperweight.nets._common import count_parameters, evaluating
 from paperweight.nets.denoisers import MLPDenoiser, TokenDenoiser
 from paperweight.nets.lenet import LeNet
 from paperweight.nets.mlp import MLP
@@ -27,4 +27,5 @@ __all__ = [
     "UNet",
     "ViT",
     "count_parameters",
+    "evaluating",
 ]

@@ -1,8 +1,11 @@
-"""What all networks share: the check of their construction arguments, and the parameter count."""
+"""What all networks share: the check of their construction arguments, the parameter count, and the eval mode."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["check_at_least", "check_classifier", "count_parameters"]
+__all__ = ["check_at_least", "check_classifier", "count_parameters", "evaluating"]
 
 
 def check_at_least(minimum: int, values: dict[str, int]) -> None:
@@ -55,3 +58,30 @@ def count_parameters(model: nn.Module) -> int:
         8
     """
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and at the end every submodule back into the mode it was in.
+
+    Args:
+        model: The model.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

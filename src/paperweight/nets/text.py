@@ -69,7 +69,7 @@ class Tokenizer:
         if word not in known:
             near = difflib.get_close_matches(word, known, n=3)
             remedy = f"did you mean {' or '.join(near)}?" if near else f"the words are {', '.join(known)}"
-            raise InputError(f"captions must be of known words, {word!r} is none; {remedy}")
+            raise InputError(f"captions must be of known words, {word!r} is not one; {remedy}")
         return list(known[word])
 
     def __call__(self, captions: Sequence[str]) -> Tensor:

@@ -91,7 +91,7 @@ class UNet(nn.Module):
         time = None
         if t is not None:
             if t.shape != x.shape[:1]:
-                raise ValueError(f"t must have shape ({len(x)},), one time an image, got {tuple(t.shape)}")
+                raise ValueError(f"t must have shape ({len(x)},), one time for each image, got {tuple(t.shape)}")
             code = sinusoids(t.float(), self.base).to(x.dtype)
             if self.condition is not None and condition is not None:
                 code = code + self.condition(condition.mean(dim=1))

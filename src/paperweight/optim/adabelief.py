@@ -2,7 +2,7 @@
 
 The prediction is the moving average of past gradients: an entry whose gradients agree with it is believed and takes a
 large step, one whose gradients scatter round it a small one. In Adam it is the size of the gradient that counts.
-Cost: the memory of Adam and eight passes over it a step; on a CPU two to three times the time of torch's fused AdamW,
+Cost: the memory of Adam and eight passes over it a step; on a CPU two to five times the time of torch's fused AdamW,
 which needs one pass, and less than that of its foreach AdamW. Compiled, one pass, and about the time of fused AdamW.
 
 Source:

@@ -19,7 +19,7 @@ Deviations:
 import cmath
 import math
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, final
 
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from paperweight.catalogue import Paper
+from paperweight.optim._changed_gradients import step_on_changed
 
 __all__ = [
     "LaplacianSmoothing",
@@ -273,28 +274,8 @@ class LaplacianSmoothing(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Step the wrapped optimizer; each time it calls ``closure``, that finds the original gradients."""
-        originals: list[tuple[Tensor, Tensor]] = []
 
-        def smooth() -> None:
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if p.grad is not None:
-                        originals.append((p, p.grad))
-                        p.grad = laplacian_smooth(p.grad.detach(), group["sigma"], group["order"])
+        def smoothed(gradient: Tensor, group: dict[str, Any]) -> Tensor:
+            return laplacian_smooth(gradient, group["sigma"], group["order"])
 
-        def restore() -> None:
-            while originals:
-                p, gradient = originals.pop()
-                p.grad = gradient
-
-        def smoothed(evaluate: Callable[[], float]) -> float:
-            restore()
-            loss = evaluate()
-            smooth()
-            return loss
-
-        try:
-            smooth()
-            return self.optimizer.step(closure and partial(smoothed, closure))
-        finally:
-            restore()
+        return step_on_changed(self.optimizer, smoothed, closure)

@@ -13,7 +13,9 @@ Deviations:
     - The default of `alpha` is 0.5, the lowest that the paper trains with; that of the authors' code is 0.8.
     - Inner state that is reset is dropped, so that any inner optimizer starts afresh; the authors' code sets SGD's
       momentum to zero, which without dampening is the same. What is interpolated is every tensor of the parameter's
-      shape, the averages of Adam too; the authors' code interpolates momentum alone.
+      shape, the averages of Adam too, with a copy from the last time. The authors' code interpolates momentum alone,
+      and what it keeps is no copy but the buffer itself, which from the second time on is just multiplied by
+      alpha (2 - alpha).
     - Slow weights, copies of the inner state and the place in the cycle are in the state dictionary; the authors' code
       saves the inner state alone, so that a resumed run begins a new cycle.
     - A group that is added later begins a cycle of its own.
@@ -143,12 +145,13 @@ class Lookahead(torch.optim.Optimizer):
             raise ValueError("optimizer must not look ahead already; wrap it only once")
         settings = {"lookahead_k": k, "lookahead_alpha": alpha, "lookahead_inner_state": inner_state}
         super().__init__(optimizer.param_groups, {**optimizer.defaults, **settings, "lookahead_steps": 0})
-        self.optimizer = optimizer
+        self.optimizer, self.k, self.alpha, self.inner_state = optimizer, k, alpha, inner_state
         self.param_groups, self.state = optimizer.param_groups, optimizer.state
         self._slow: dict[Tensor, dict[str, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "optimizer": self.optimizer, "_slow": self._slow}
+        own = ("optimizer", "k", "alpha", "inner_state", "_slow")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with settings of their own where the group names them; they begin a cycle of their own."""

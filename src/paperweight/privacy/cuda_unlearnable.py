@@ -110,7 +110,7 @@ def convolve_by_class(images: Tensor, labels: Tensor, filters: Tensor) -> Tensor
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images must be floating, (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}")
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels must be int64, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
+        raise ValueError(f"labels must be int64, one for each image, got {labels.dtype} of shape {tuple(labels.shape)}")
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(filters):
         raise ValueError(
             f"labels must be from 0 to {len(filters) - 1}, one less than the number of filters, "

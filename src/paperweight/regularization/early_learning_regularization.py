@@ -99,6 +99,8 @@ class ELRLoss(nn.Module):
         if not 0 <= beta < 1:
             raise ValueError(f"beta must be in [0, 1), got {beta}")
         super().__init__()
+        self.samples = samples
+        self.classes = classes
         self.lam = lam
         self.beta = beta
         self.register_buffer("targets", torch.zeros(samples, classes))

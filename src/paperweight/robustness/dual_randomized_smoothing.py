@@ -14,8 +14,9 @@ Source:
 Deviations:
     - The radius is derived as follows. Let a_i be the normal quantile of the probability p_i of class A in branch i,
       and t_i the norm of the perturbation of its pixels in units of its noise. The class holds while
-      Phi(a_1 - t_1) + Phi(a_2 - t_2) > 1, and so while t_1 + t_2 < a_1 + a_2. The authors' code returns the root of
-      the sum of squares of the two plain radii in its place, which is larger unless both are equal, and not sound.
+      Phi(a_1 - t_1) + Phi(a_2 - t_2) > 1, and so while t_1 + t_2 < a_1 + a_2: up to the sum of the two plain radii by
+      the square root of 2. The authors' scripts for ImageNet return just that; their script for CIFAR returns the root
+      of the sum of squares, which is larger unless both are equal, and not sound.
     - Each branch has half of the probability of failure, so that both bounds hold together with 1 - alpha, and one in
       which the class has less than half of the votes counts against the other. The authors' code gives the whole
       probability to each, and takes the radius of such a branch as 0.
@@ -26,16 +27,15 @@ Deviations:
 """
 
 import math
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import final
 
 import torch
 import torch.nn.functional as F
-from scipy.special import betaincinv
 from torch import Tensor
 
 from paperweight.catalogue import Paper
+from paperweight.robustness._smoothing import Classifier, RandomizedSmoothing, Smoothing, certified_radius, require
 
 __all__ = ["DualRandomizedSmoothing", "RandomizedSmoothing", "checkerboard", "dual_radius", "sub_image"]
 
@@ -54,9 +54,6 @@ PAPER = Paper(
     null={"sigma": 0.0},
     claim="Smoothing two halves of the pixels certifies more images, and larger radii, than smoothing the whole image.",
 )
-
-Classifier = Callable[[Tensor], Tensor]
-_FORWARD = 1_000  # noisy images a forward pass
 
 
 def dual_radius(p_left: Tensor, p_right: Tensor, sigma_left: float, sigma_right: float) -> Tensor:
@@ -81,23 +78,10 @@ def dual_radius(p_left: Tensor, p_right: Tensor, sigma_left: float, sigma_right:
         tensor([0.9062, 0.0000], dtype=torch.float64)
     """
     for name, p in (("p_left", p_left), ("p_right", p_right)):
-        _require(bool(((p >= 0) & (p < 1)).all()), name, "at least 0 and below 1", p.tolist())
+        require(bool(((p >= 0) & (p < 1)).all()), name, "at least 0 and below 1", p.tolist())
     for name, sigma in (("sigma_left", sigma_left), ("sigma_right", sigma_right)):
-        _require(0 < sigma < math.inf, name, "finite and above 0", sigma)
-    return _radius((p_left, p_right), (sigma_left, sigma_right))
-
-
-def _radius(bounds: Sequence[Tensor], sigmas: Sequence[float]) -> Tensor:
-    """Compute the radius of two branches, or of one, sigma a, from lower bounds of their probabilities."""
-    total = sum(torch.special.ndtri(bound.double()) for bound in bounds)
-    return torch.as_tensor(total).clamp_min(0) / math.hypot(*(1 / sigma for sigma in sigmas))
-
-
-def _lower_bound(successes: Tensor, trials: int, alpha: float) -> Tensor:
-    """Bound a probability from below by Clopper and Pearson: the quantile alpha of Beta(k, n - k + 1), 0 at k = 0."""
-    k = successes.cpu().double()
-    bound = torch.as_tensor(betaincinv(k.clamp_min(1).numpy(), (trials - k + 1).numpy(), alpha))
-    return torch.where(k > 0, bound, 0).to(successes.device)
+        require(0 < sigma < math.inf, name, "finite and above 0", sigma)
+    return certified_radius((p_left, p_right), (sigma_left, sigma_right))
 
 
 def checkerboard(height: int, width: int) -> Tensor:
@@ -119,7 +103,7 @@ def checkerboard(height: int, width: int) -> Tensor:
                 [0, 1, 0]], dtype=torch.int32)
     """
     for name, side in (("height", height), ("width", width)):
-        _require(side >= 1, name, "at least 1", side)
+        require(side >= 1, name, "at least 1", side)
     return (torch.arange(height)[:, None] + torch.arange(width)) % 2 == 0
 
 
@@ -142,114 +126,17 @@ def sub_image(images: Tensor, mask: Tensor) -> Tensor:
                   [4., 4.]]]])
     """
     given = f"{images.dtype} of shape {tuple(images.shape)}"
-    _require(images.ndim == 4 and images.is_floating_point(), "images", "floating, of shape (N, C, H, W)", given)
+    require(images.ndim == 4 and images.is_floating_point(), "images", "floating, of shape (N, C, H, W)", given)
     fits = mask.dtype == torch.bool and mask.shape == images.shape[2:]
-    _require(fits, "mask", f"bool, of shape {tuple(images.shape[2:])}", f"{mask.dtype} of shape {tuple(mask.shape)}")
+    require(fits, "mask", f"bool, of shape {tuple(images.shape[2:])}", f"{mask.dtype} of shape {tuple(mask.shape)}")
     mask = mask.to(images.device)
     cells = F.max_pool2d(images.masked_fill(~mask, -math.inf), 2, ceil_mode=True)
     filled = cells.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[..., : mask.shape[0], : mask.shape[1]]
     return torch.where(mask, images, filled.masked_fill(filled == -math.inf, 0))
 
 
-class _Smoothing:
-    """Classifies and certifies by the votes of one branch or two, each a classifier of noisy images."""
-
-    def __init__(self, branches: Sequence[Classifier], sigma: float, draws: int, generator: torch.Generator) -> None:
-        _require(0 <= sigma < math.inf, "sigma", "finite and at least 0", sigma)
-        _require(draws >= 1, "draws", "at least 1", draws)
-        self.branches = branches
-        self.sigma = sigma
-        self.draws = draws
-        self.generator = generator
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Compute each class's share of the votes, the mean of the branches; at ``sigma=0`` their mean output.
-
-        Args:
-            images: Images, floating, (N, C, H, W).
-
-        Returns:
-            Shares in [0, 1], without a gradient, (N, classes).
-        """
-        if self.sigma == 0:
-            return torch.stack([branch(images) for branch in self.branches]).mean(0)
-        return (self._votes(images, self.draws).to(images.dtype) / self.draws).mean(0)
-
-    def certify(self, images: Tensor, n0: int = 200, n: int = 100_000, alpha: float = 0.001) -> tuple[Tensor, Tensor]:
-        """Choose a class for each image, and certify that no perturbation within a radius changes it.
-
-        What is certified is the classifier with endless votes, each image by itself.
-
-        Args:
-            images: Images, floating, (N, C, H, W).
-            n0: Noisy copies a branch that choose the class, at least 1; the authors have 200.
-            n: Further noisy copies a branch that bound its probability, at least 1; the authors have 100,000.
-            alpha: Probability of a false statement, in (0, 1), half of it for each of two branches; 0.001 in the paper.
-
-        Returns:
-            Classes, int64, and radii in norm 2, float64, both (N,). Where nothing is certified, -1 and 0.
-
-        Raises:
-            ValueError: If a number is outside its range, or ``sigma`` is 0.
-        """
-        _require(self.sigma > 0, "sigma", "above 0 to certify", self.sigma)
-        _require(n0 >= 1, "n0", "at least 1", n0)
-        _require(n >= 1, "n", "at least 1", n)
-        _require(0 < alpha < 1, "alpha", "above 0 and below 1", alpha)
-        chosen = self._votes(images, n0).sum(0).argmax(1)
-        # Bounds hold only for draws that had no part in the choice.
-        counts = self._votes(images, n)[:, torch.arange(len(images), device=chosen.device), chosen]
-        bounds = _lower_bound(counts, n, alpha / len(self.branches))
-        radii = _radius(bounds.unbind(), [self.sigma] * len(bounds))
-        return torch.where(radii > 0, chosen, -1), radii
-
-    @torch.no_grad()
-    def _votes(self, images: Tensor, draws: int) -> Tensor:
-        """Count the votes for each class, int64, (branches, N, classes); each branch has noise of its own."""
-
-        def votes(branch: Classifier, part: Tensor) -> Tensor:
-            at_once = max(1, _FORWARD // len(part))
-            counts = (self._count(branch, part, min(at_once, draws - done)) for done in range(0, draws, at_once))
-            return torch.as_tensor(sum(counts))
-
-        parts = images.split(_FORWARD)
-        return torch.stack([torch.cat([votes(branch, part) for part in parts]) for branch in self.branches])
-
-    def _count(self, branch: Classifier, images: Tensor, draws: int) -> Tensor:
-        copies, source = images.expand(draws, *images.shape).flatten(0, 1), self.generator
-        noise = torch.randn(copies.shape, generator=source, device=source.device, dtype=copies.dtype)
-        outputs = branch(copies + self.sigma * noise.to(copies.device))
-        return F.one_hot(outputs.argmax(1), outputs.shape[1]).unflatten(0, (draws, len(images))).sum(0)
-
-
 @final
-class RandomizedSmoothing(_Smoothing):
-    """Plain randomized smoothing (Cohen et al. 2019): one classifier votes on noisy copies of the whole image.
-
-    It should be trained on images with noise of the same ``sigma``, and be in eval mode. `certify` gives the radius
-    sigma times the normal quantile of the class's probability. At ``sigma=0`` a call is one of the classifier.
-
-    Args:
-        model: Maps images (N, C, H, W) to logits (N, classes).
-        sigma: Standard deviation of the noise, in units of the images, at least 0; that paper has 0.12 to 1.
-        draws: Votes for an image in a call, at least 1.
-        generator: Source of the noise.
-
-    Raises:
-        ValueError: If a number is outside its range.
-
-    Example:
-        >>> smoothed = RandomizedSmoothing(torch.nn.Flatten(), sigma=0.5, generator=torch.Generator().manual_seed(0))
-        >>> smoothed(torch.tensor([[[[0.0, 2.0]]]]))
-        tensor([[0., 1.]])
-    """
-
-    def __init__(self, model: Classifier, sigma: float = 0.25, draws: int = 100, *, generator: torch.Generator) -> None:
-        super().__init__((model,), sigma, draws, generator)
-
-
-@final
-class DualRandomizedSmoothing(_Smoothing):
+class DualRandomizedSmoothing(Smoothing):
     """Two classifiers vote, each on noisy copies of its own half of the pixels; the class has the most votes of both.
 
     Each should be trained on `sub_image` of images with noise of the same ``sigma``, the left one with the mask, the
@@ -262,7 +149,7 @@ class DualRandomizedSmoothing(_Smoothing):
         sigma: Standard deviation of the noise, in units of the images, at least 0; the authors have 0.18 where plain
             smoothing has 0.25, so that both can certify radii of the same size.
         draws: Votes of each classifier for an image in a call, at least 1.
-        mask: Which pixels the left classifier sees, bool, (H, W); left out, a checkerboard.
+        mask: Which pixels the left classifier sees, bool, (H, W); by default a checkerboard.
         generator: Source of the noise.
 
     Raises:
@@ -286,14 +173,10 @@ class DualRandomizedSmoothing(_Smoothing):
     ) -> None:
         branches = partial(_branch, left, mask, True), partial(_branch, right, mask, False)
         super().__init__(branches, sigma, draws, generator)
+        self.left, self.right, self.mask = left, right, mask
 
 
 def _branch(model: Classifier, mask: Tensor | None, inside: bool, images: Tensor) -> Tensor:
     """Classify the sub-images of the pixels inside or outside a mask."""
     seen = checkerboard(*images.shape[-2:]) if mask is None else mask
     return model(sub_image(images, seen if inside else ~seen))
-
-
-def _require(holds: bool, name: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {rule}, got {value}")

@@ -1,6 +1,21 @@
 """Studies: a paper's claim as a runnable, paired comparison. What a study file needs is imported from here."""
 
-from paperweight.studies._declaration import BUDGETS, DEFAULT_SEEDS, Budget, Metric, Outcome, Study
+from paperweight.studies._classification import Classification, Trained, classification
+from paperweight.studies._declaration import BUDGETS, DEFAULT_SEEDS, Arm, Budget, Metric, Outcome, Study
+from paperweight.studies._network import load_factory
 from paperweight.studies._setting import Setting
 
-__all__ = ["BUDGETS", "DEFAULT_SEEDS", "Budget", "Metric", "Outcome", "Setting", "Study"]
+__all__ = [
+    "BUDGETS",
+    "DEFAULT_SEEDS",
+    "Arm",
+    "Budget",
+    "Classification",
+    "Metric",
+    "Outcome",
+    "Setting",
+    "Study",
+    "Trained",
+    "classification",
+    "load_factory",
+]

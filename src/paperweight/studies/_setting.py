@@ -2,21 +2,22 @@
 
 import copy
 import hashlib
-import inspect
+import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal, TypeVar, cast, final
+from typing import Literal, TypeVar, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paperweight.catalogue import load_object, object_hash
-from paperweight.catalogue.fingerprint import file_hash, imported_files
+from paperweight.catalogue import object_hash
 from paperweight.data import LabelledImages, Splits, cache_root, load_images, source_hash, split_images
 from paperweight.errors import InputError
 from paperweight.studies._declaration import BUDGETS, Budget
+from paperweight.studies._kept import kept_tensors
+from paperweight.studies._network import given_network
 
 __all__ = ["ROLES", "Role", "Setting"]
 
@@ -74,6 +75,8 @@ class Setting:
         self.data = data
         self.network_spec = network
         self.notes: list[str] = []
+        self.data_hashes: dict[str, str] = {}
+        self.starts: dict[str, str] = {}
         self._unbilled = _Unbilled()
         self._progress = progress
         self._waiting = {name for name, given in (("data", data), ("network", network)) if given is not None}
@@ -92,9 +95,12 @@ class Setting:
             raise InputError(f"role must be one of {', '.join(ROLES)}; got {role!r}")
         return _stream(self.study, self.seed, role)
 
-    def global_stream(self) -> int:
-        """Return the seed of the global random streams, from which only layers such as dropout draw."""
-        return _stream(self.study, self.seed, "global")
+    def seed_global_streams(self) -> None:
+        """Seed the global random streams, from which only layers such as dropout draw."""
+        stream = _stream(self.study, self.seed, "global")
+        torch.manual_seed(stream)
+        np.random.seed(stream % 2**32)
+        random.seed(stream)
 
     def generator(self, role: Role) -> torch.Generator:
         """Return a fresh CPU generator at the start of a role's stream: a draw in one role never shifts another."""
@@ -124,11 +130,12 @@ class Setting:
                 max_side=max_side,
                 progress=None if progress is None else lambda done, total: progress("decoding images", done, total),
             )
+        self.data_hashes[images.name] = images.fingerprint
         splits = split_images(images, train=train, validation=validation, test=test, generator=self.generator("data"))
-        sizes = " / ".join(str(len(part)) for part in (splits.train, splits.validation, splits.test))
+        counts = " / ".join(str(len(part)) for part in (splits.train, splits.validation, splits.test))
         names = ", ".join(splits.classes[:10]) + (", ..." if len(splits.classes) > 10 else "")
         self.notes.append(
-            f"{images.name}: {sizes} training / validation / test "
+            f"{images.name}: {counts} training / validation / test "
             f"images of {' x '.join(map(str, splits.shape))}; {len(splits.classes)} classes ({names})"
         )
         self.notes.extend(images.notes)
@@ -150,23 +157,26 @@ class Setting:
             The network on this run's device; the same weights at every call.
 
         Raises:
-            InputError: If the user's factory cannot be imported, or its network does not give logits (N, classes).
+            InputError: If the user's factory cannot be imported or fails, its network does not give logits
+                (N, classes), or it does not start alike each time.
         """
         self._waiting.discard("network")
-        factory = default if self.network_spec is None else load_object(self.network_spec, "network")
+        if self.network_spec is not None:
+            with self._unbilled:
+                place = f"{self.study} {self.seed} {'x'.join(map(str, shape))} {classes}"
+                stream = self.stream("init")
+                model, start = given_network(self.network_spec, shape, classes, stream, self.starts.get(place))
+                self.starts[place] = start
+            return model.to(self.device)
 
         def build() -> nn.Module:
             try:
-                model = cast(nn.Module, factory(shape, classes))
+                return default(shape, classes)
             except ValueError as error:
-                given = self.network_spec or "the study's default"
                 raise InputError(
-                    f"network {given} cannot be built for images of shape {shape} and {classes} classes: {error}; "
-                    "give another with --network package.module:factory"
+                    f"the study's default network cannot be built for images of shape {shape} and {classes} classes: "
+                    f"{error}; give another with --network package.module:factory"
                 ) from error
-            if self.network_spec is not None:
-                self._check_network(model, shape, classes)
-            return model
 
         return self.initialised(build)
 
@@ -226,54 +236,36 @@ class Setting:
     def cached(self, name: str, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return tensors that all arms start from, built once per seed and setting and left out of every arm's cost.
 
-        While they are built, torch's global random stream is one of their own. What several studies start from is
-        built by what `recipe` returns, from nothing else.
+        While they are built, torch's global random stream is one of their own; all global streams go on afterwards as
+        if nothing had been built. What several studies start from is
+        built by what `recipe` returns, from nothing else. Once a definition that building executed has changed, they
+        are built anew.
 
         Args:
             name: What tells these tensors from others of the study, or of the recipe.
-            build: Builds them, named. It must be defined in a file: its code, and all it imports, is a part of the
-                key, so that a change builds anew.
+            build: Builds them, named.
 
         Returns:
             The tensors on this run's device.
         """
-        from filelock import FileLock
-        from safetensors.torch import load_file, save_file
-
         with self._unbilled:
-            source = Path(inspect.getfile(build))
-            code = "".join(file_hash(path) for path in (source, *imported_files((source,))))
             data = None if self.data is None else source_hash(self.data)
             spec = self.network_spec
             network = None if spec is None else (spec, object_hash(spec, "network"))
-            parts = (self.study, name, self.seed, self.budget, data, network, self.device.type, torch.__version__, code)
-            key = hashlib.sha256(repr(parts).encode()).hexdigest()
-            path = cache_root() / "recipes" / f"{key}.safetensors"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):
-                if not path.exists():
-                    partial = path.with_suffix(".partial")
-                    with torch.random.fork_rng(devices=[]):
-                        torch.manual_seed(int(key[:15], 16))
-                        built = build()
-                    save_file({name: value.contiguous().cpu() for name, value in built.items()}, partial)
-                    partial.replace(path)
-            return load_file(path, device=str(self.device))
+            parts = (self.study, name, self.seed, self.budget, data, network, self.device.type, torch.__version__)
+            stream = _stream(self.study, self.seed, f"cached {name}")
 
-    def _check_network(self, model: object, shape: tuple[int, int, int], classes: int) -> None:
-        rule = f"network {self.network_spec} must return a module that maps (N, {', '.join(map(str, shape))}) to logits"
-        if not isinstance(model, nn.Module):
-            raise InputError(f"{rule}; its factory returned {type(model).__name__}")
-        try:
-            with torch.no_grad():
-                logits = model.eval()(torch.zeros(2, *shape))
-        except Exception as error:
-            raise InputError(f"{rule} (N, {classes}); it failed on zeros of that shape: {error}") from error
-        finally:
-            model.train()
-        if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"{rule} (N, {classes}); for N = 2 it returned {got}")
+            def built() -> dict[str, Tensor]:
+                states = np.random.get_state(), random.getstate()
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(stream)
+                    try:
+                        return build()
+                    finally:
+                        np.random.set_state(states[0])
+                        random.setstate(states[1])
+
+            return kept_tensors(cache_root() / "recipes", parts, built, self.device)
 
 
 def _stream(study: str, seed: int, name: str) -> int:

@@ -3,12 +3,13 @@
 from paperweight.testing.attack import AttackSubject, check_attack
 from paperweight.testing.command import check_object
 from paperweight.testing.compressor import CompressorSubject, check_compressor
-from paperweight.testing.contract import contract
+from paperweight.testing.contract import KIND_LAWS, contract
 from paperweight.testing.data_transform import DataTransformSubject, check_data_transform
 from paperweight.testing.defense import DefenseSubject, check_defense
 from paperweight.testing.function import FunctionSubject, check_function
 from paperweight.testing.gaussian import GaussianData
 from paperweight.testing.guarded import GuardedDataset
+from paperweight.testing.laws import always, declares_null
 from paperweight.testing.layer import LayerSubject, check_layer
 from paperweight.testing.loss import LossSubject, check_loss
 from paperweight.testing.metric import MetricSubject, check_metric
@@ -24,6 +25,7 @@ from paperweight.testing.training_procedure import (
 from paperweight.testing.unlearner import UnlearnerSubject, check_unlearner
 
 __all__ = [
+    "KIND_LAWS",
     "AttackSubject",
     "CheckFailure",
     "CheckReport",
@@ -44,6 +46,7 @@ __all__ = [
     "Subject",
     "TrainingProcedureSubject",
     "UnlearnerSubject",
+    "always",
     "check_attack",
     "check_compressor",
     "check_data_transform",
@@ -59,5 +62,6 @@ __all__ = [
     "check_training_procedure",
     "check_unlearner",
     "contract",
+    "declares_null",
     "run_check",
 ]

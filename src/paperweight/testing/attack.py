@@ -18,11 +18,12 @@ from paperweight.testing.calls import (
     require_unmodified,
 )
 from paperweight.testing.classifiers import CLASSES, IMAGE, linear_classifier, toy_classifier, toy_images
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import close, identical
 
 __all__ = [
-    "ATTACK_CHECKS",
+    "ATTACK_LAWS",
     "AttackSubject",
     "attack_checks",
     "best_step",
@@ -90,7 +91,7 @@ class AttackSubject(Subject):
         if self.norm not in DUAL:
             raise ValueError(f"norm must be 1, 2 or math.inf, got {self.norm}")
         if self.radius is not None and not self.radius > 0:
-            raise ValueError(f"radius must be above 0, got {self.radius}; None is an attack without one")
+            raise ValueError(f"radius must be above 0, got {self.radius}; give None for an attack without one")
         if self.radius is not None and self.null is None:
             raise ValueError("null must be given for an attack with a radius: the attack at radius 0")
 
@@ -220,10 +221,8 @@ def check_inside_the_range(subject: AttackSubject) -> None:
     _, results = _attacked(subject)
     low, high = subject.range
     if not ((results >= low) & (results <= high)).all():
-        found = f"{results.min().item():g} to {results.max().item():g}"
-        raise CheckFailure(
-            f"results are within {found}, not within {low:g} to {high:g}", "clamp them, as the last step"
-        )
+        span = f"{results.min().item():g} to {results.max().item():g}"
+        raise CheckFailure(f"results are within {span}, not within {low:g} to {high:g}", "clamp them, as the last step")
 
 
 def check_optimum_on_linear_model(subject: AttackSubject) -> None:
@@ -250,11 +249,11 @@ def check_optimum_on_linear_model(subject: AttackSubject) -> None:
     width = high - low if math.isfinite(high - low) else 1.0
     model = linear_classifier(subject.shape, middle)
     inputs = middle + 0.2 * width * (toy_images(16, subject.shape) - 0.5)
-    found = model(inputs).argmax(1)
-    labels = 1 - found if subject.targeted else found
+    predicted = model(inputs).argmax(1)
+    labels = 1 - predicted if subject.targeted else predicted
     results = subject.make()(model, inputs.clone(), labels, **generator_keyword(subject.random))
     weight = next(model.parameters()).detach().double()
-    slope = (weight[1] - weight[0]) * (2 * found - 1)[:, None]
+    slope = (weight[1] - weight[0]) * (2 * predicted - 1)[:, None]
     flat, changed = inputs.flatten(1).double(), results.flatten(1).double()
     if subject.radius is not None:
         best = (slope * best_step(slope, low - flat, high - flat, subject.norm, subject.radius)).sum(1)
@@ -459,17 +458,20 @@ def check_null(subject: AttackSubject) -> None:
         )
 
 
-ATTACK_CHECKS = (
-    check_meets_protocol,
-    check_inside_the_range,
-    check_optimum_on_linear_model,
-    check_model_unmodified,
-    check_inputs_unmodified,
-    check_gradient_mode,
-    check_repeatable,
-    check_global_random_state,
-    check_dtype_and_device_preserved,
-)
+ATTACK_LAWS: Laws[AttackSubject] = {
+    check_meets_protocol: always,
+    check_inside_the_range: always,
+    check_optimum_on_linear_model: always,
+    check_model_unmodified: always,
+    check_inputs_unmodified: always,
+    check_gradient_mode: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_dtype_and_device_preserved: always,
+    check_inside_the_ball: lambda subject: subject.radius is not None,
+    check_samples_are_independent: lambda subject: not subject.random,
+    check_null: declares_null,
+}
 
 
 def attack_checks(subject: AttackSubject) -> dict[str, Callable[[], None]]:
@@ -485,11 +487,7 @@ def attack_checks(subject: AttackSubject) -> dict[str, Callable[[], None]]:
         >>> negative = lambda: lambda model, inputs, labels: -inputs
         >>> attack_checks(AttackSubject(make=negative, norm=2.0, radius=None))["check_repeatable"]()
     """
-    checks = [*ATTACK_CHECKS]
-    checks += [check_inside_the_ball] if subject.radius is not None else []
-    checks += [check_samples_are_independent] if not subject.random else []
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(ATTACK_LAWS, subject)
 
 
 def check_attack(

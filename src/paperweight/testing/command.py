@@ -33,6 +33,9 @@ __all__ = ["check_object"]
 
 Inputs = tuple[Tensor, ...]
 
+_MOST_NUMBERS = 10_000_000
+_MOST_DIMENSIONS = 16
+
 
 def _accepts(call: Callable[..., Any], *arguments: object) -> bool:
     try:
@@ -44,53 +47,59 @@ def _accepts(call: Callable[..., Any], *arguments: object) -> bool:
     return True
 
 
-def _maker(found: Callable[..., Any], inputs: Inputs, *arguments: object) -> Callable[..., Any]:
+def _maker(call: Callable[..., Any], inputs: Inputs, *arguments: object) -> Callable[..., Any]:
     """Take a class or function that makes the object, or what the inputs are given to."""
-    if _accepts(found, *arguments):
-        return found
-    if not arguments and inputs and not inspect.isclass(found) and _accepts(found, *inputs):
-        return partial(partial, found)
+    if _accepts(call, *arguments):
+        return call
+    if not arguments and inputs and not inspect.isclass(call) and _accepts(call, *inputs):
+        return partial(partial, call)
     needed = f"with {' and '.join(map(str, arguments))} alone" if arguments else "without arguments"
     raise InputError(
-        f"name must be of something that can be called {needed}, got {getattr(found, '__name__', found)!r}; "
+        f"name must be of something that can be called {needed}, got {getattr(call, '__name__', call)!r}; "
         "write a function that gives the other arguments, and name that"
     )
 
 
-def _schedule(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    return ScheduleSubject(make=_maker(found, (), "an optimizer"), values={})
+def _schedule(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    return ScheduleSubject(make=_maker(call, (), "an optimizer"), values={})
 
 
-def _layer(found: Callable[..., Any], inputs: Inputs) -> Subject:
+def _layer(call: Callable[..., Any], inputs: Inputs) -> Subject:
     try:
-        return LayerSubject(make=_maker(found, ()), inputs=inputs, shape=None, parameter_count=None)
+        return LayerSubject(make=_maker(call, ()), inputs=inputs, shape=None, parameter_count=None)
     except ValueError as error:
         raise InputError(f"{error}; give a larger batch") from error
 
 
-def _loss(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    return LossSubject(make=_maker(found, inputs), inputs=inputs, slow=None)
+def _loss(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    return LossSubject(make=_maker(call, inputs), inputs=inputs, slow=None)
 
 
-def _metric(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    return MetricSubject(make=_maker(found, inputs), inputs=inputs, known=(), range=(-math.inf, math.inf))
+def _metric(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    return MetricSubject(make=_maker(call, inputs), inputs=inputs, known=(), range=(-math.inf, math.inf))
 
 
-def _function(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    if not _accepts(found, *inputs):
+def _function(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    if not _accepts(call, *inputs):
         raise InputError(f"name must be of a function of {len(inputs)} arguments; give one --input for each")
     names = (f"argument {index}" for index in range(len(inputs)))
-    return FunctionSubject(make=lambda **given: found(*given.values()), arguments=dict(zip(names, inputs, strict=True)))
+    return FunctionSubject(make=lambda **given: call(*given.values()), arguments=dict(zip(names, inputs, strict=True)))
 
 
-def _called_with(found: Callable[..., Any], *arguments: str) -> tuple[Callable[..., Any], bool]:
+def _called_with(call: Callable[..., Any], *arguments: str) -> tuple[Callable[..., Any], bool]:
     """Take what makes the object or is it; give what makes it, and whether its call takes a generator."""
-    make = found if _accepts(found) else partial(partial, found)
-    made = make()
+    make = call if _accepts(call) else partial(partial, call)
+    try:
+        made = make()
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"name must be of what can be called without arguments, {getattr(call, '__name__', call)!r} fails: "
+            f"{type(error).__name__}: {error}; mend it"
+        ) from error
     if not callable(made) or not _accepts(made, *arguments):
         raise InputError(
             f"name must be of what is called as ({', '.join(arguments)}), or makes that without arguments, "
-            f"got {getattr(found, '__name__', found)!r}; write a function that gives the other arguments, and name that"
+            f"got {getattr(call, '__name__', call)!r}; write a function that gives the other arguments, and name that"
         )
     return make, _takes_generator(made)
 
@@ -99,49 +108,49 @@ def _takes_generator(call: Callable[..., Any]) -> bool:
     return "generator" in inspect.signature(call).parameters
 
 
-def _attack(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    make, random = _called_with(found, "model", "inputs", "labels")
+def _attack(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(call, "model", "inputs", "labels")
     return AttackSubject(make=make, norm=math.inf, radius=None, random=random)
 
 
-def _defense(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    return DefenseSubject(make=_maker(found, (), "a model"), random=_takes_generator(found))
+def _defense(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    return DefenseSubject(make=_maker(call, (), "a model"), random=_takes_generator(call))
 
 
-def _unlearner(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    make, random = _called_with(found, "model", "forget", "retain")
+def _unlearner(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(call, "model", "forget", "retain")
     return UnlearnerSubject(make=make, random=random)
 
 
-def _sampler(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    make, random = _called_with(found, "network", "noise")
+def _sampler(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(call, "network", "noise")
     return SamplerSubject(
         make=make, network=lambda data: lambda x, sigma: data.denoise(x, 1.0, sigma), calls=1, random=random
     )
 
 
-def _compressor(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    make, random = _called_with(found, "model")
+def _compressor(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(call, "model")
     return CompressorSubject(make=make, budget=lambda model: math.inf, random=random)
 
 
-def _training_procedure(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    random = _takes_generator(found)
-    if "data" in inspect.signature(found).parameters:
-        return TrainingProcedureSubject(make=found, evaluations=0, random=random)
-    alone = _maker(found, (), "a model")
+def _training_procedure(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    random = _takes_generator(call)
+    if "data" in inspect.signature(call).parameters:
+        return TrainingProcedureSubject(make=call, evaluations=0, random=random)
+    alone = _maker(call, (), "a model")
     return TrainingProcedureSubject(
         make=lambda model, data, **generator: alone(model, **generator), evaluations=0, random=random
     )
 
 
-def _data_transform(found: Callable[..., Any], inputs: Inputs) -> Subject:
-    make, random = _called_with(found, "inputs", "labels")
+def _data_transform(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    make, random = _called_with(call, "inputs", "labels")
     return DataTransformSubject(make=make, range=(-math.inf, math.inf), labels=None, random=random)
 
 
 _WITHOUT_INPUTS: Mapping[str, Callable[[Callable[..., Any], Inputs], Subject]] = {
-    "optimizer": lambda found, inputs: OptimizerSubject(make=found),
+    "optimizer": lambda call, inputs: OptimizerSubject(make=call),
     "schedule": _schedule,
     "attack": _attack,
     "defense": _defense,
@@ -187,10 +196,15 @@ _NEED_FACTS: Mapping[str, frozenset[str]] = {
 
 def _tensor(words: str, seed: int) -> Tensor:
     """Read ``8x5`` as normal numbers of that shape and ``8x5:10`` as whole numbers below 10."""
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*(:[1-9]\d*)?", words):
+    if not re.fullmatch(r"[1-9][0-9]{0,15}(x[1-9][0-9]{0,15})*(:[1-9][0-9]{0,15})?", words):
         raise InputError(f"input must be a shape such as 8x5, or 8:10 for whole numbers from 0 to 9; got {words!r}")
     sizes, _, classes = words.partition(":")
     shape = [int(size) for size in sizes.split("x")]
+    if math.prod(shape) > _MOST_NUMBERS or len(shape) > _MOST_DIMENSIONS:
+        raise InputError(
+            f"input must hold at most {_MOST_NUMBERS:,} numbers in {_MOST_DIMENSIONS} dimensions, got {words!r}; "
+            "give a smaller shape"
+        )
     generator = torch.Generator().manual_seed(seed)
     if classes:
         return torch.randint(int(classes), shape, generator=generator)
@@ -242,15 +256,27 @@ def check_object(kind: str, name: str, *, inputs: Sequence[str] = ()) -> CheckRe
         raise InputError(
             f"kind {kind} needs --input, one for each argument that it is called with; for example --input 8x5"
         )
-    found = load_object(name, "name")
+    call = load_object(name, "name")
     tensors = tuple(_tensor(words, seed) for seed, words in enumerate(inputs))
     make_subject = _WITH_INPUTS[kind] if kind in _WITH_INPUTS else _WITHOUT_INPUTS[kind]
-    checks = _checks(kind, make_subject(found, tensors))
-    return run_checks({name: check for name, check in checks.items() if name not in _NEED_FACTS.get(kind, ())})
+    checks = _checks(kind, make_subject(call, tensors))
+    return _run({name: check for name, check in checks.items() if name not in _NEED_FACTS.get(kind, ())})
+
+
+def _run(checks: Mapping[str, Callable[[], None]]) -> CheckReport:
+    """Run the checks; an object that ends the program breaks the law that it was checked against."""
+
+    def going_on(check: Callable[[], None]) -> None:
+        try:
+            check()
+        except SystemExit as stop:
+            raise RuntimeError(f"it ended the program with status {stop.code}") from stop
+
+    return run_checks({name: partial(going_on, check) for name, check in checks.items()})
 
 
 def _checks(kind: str, subject: Subject) -> dict[str, Callable[[], None]]:
-    """List the checks; what takes a generator and is none the less the same with every one is taken as not random."""
+    """List the checks; what takes a generator but gives the same with every one counts as not random."""
     checks = KIND_CHECKS[kind](subject)
     if getattr(subject, "random", False) and not run_check("", checks["check_repeatable"]).passed:
         return KIND_CHECKS[kind](replace(subject, **{"random": False}))
@@ -262,4 +288,4 @@ def _check_subject(kind: str, subject: Subject, inputs: Sequence[str]) -> CheckR
         raise InputError(f"name must be of a {_SUBJECTS[kind].__name__} or of a {kind}, got a {type(subject).__name__}")
     if inputs:
         raise InputError(f"a subject tells its inputs itself, got --input {' '.join(inputs)}; leave it out")
-    return run_checks(KIND_CHECKS[kind](subject))
+    return _run(KIND_CHECKS[kind](subject))

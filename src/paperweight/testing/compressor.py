@@ -21,11 +21,12 @@ from paperweight.testing.calls import (
     shared_memory,
 )
 from paperweight.testing.classifiers import toy_classifier, toy_images
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.randomness import seeded
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 
 __all__ = [
-    "COMPRESSOR_CHECKS",
+    "COMPRESSOR_LAWS",
     "CompressorSubject",
     "check_budget",
     "check_compressor",
@@ -111,7 +112,7 @@ class CompressorSubject(Subject):
         adds: Last parts of the names of parameters and buffers that the smaller model has and the source has not,
             such as "scale".
         random: Whether the call takes the keyword ``generator``; with ``null`` and ``baseline`` it then does, too.
-        model: Makes the source model, every time the same; left out, a small classifier of images: convolution, batch
+        model: Makes the source model, every time the same; by default a small classifier of images: convolution, batch
             norm, tanh, dropout, linear layer.
         inputs: What the model is called with; of another model than the default its own.
 
@@ -358,16 +359,17 @@ def check_null(subject: CompressorSubject) -> None:
         )
 
 
-COMPRESSOR_CHECKS = (
-    check_meets_protocol,
-    check_reported_size,
-    check_budget,
-    check_nothing_left_behind,
-    check_source_unmodified,
-    check_repeatable,
-    check_global_random_state,
-    check_dtype_and_device_preserved,
-)
+COMPRESSOR_LAWS: Laws[CompressorSubject] = {
+    check_meets_protocol: always,
+    check_reported_size: always,
+    check_budget: always,
+    check_nothing_left_behind: always,
+    check_source_unmodified: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_dtype_and_device_preserved: always,
+    check_null: declares_null,
+}
 
 
 def compressor_checks(subject: CompressorSubject) -> dict[str, Callable[[], None]]:
@@ -384,9 +386,7 @@ def compressor_checks(subject: CompressorSubject) -> dict[str, Callable[[], None
         >>> subject = CompressorSubject(make=lambda: copy.deepcopy, budget=nonzero_parameters)
         >>> compressor_checks(subject)["check_budget"]()
     """
-    checks = [*COMPRESSOR_CHECKS]
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(COMPRESSOR_LAWS, subject)
 
 
 def check_compressor(
@@ -410,9 +410,9 @@ def check_compressor(
         count: Counts the size of a model: `nonzero_parameters`, `parameters`, `stored_bytes` or another function.
         adds: Last parts of the names of parameters and buffers that only the smaller model has.
         random: Whether the call takes the keyword ``generator``; with ``null`` and ``baseline`` it then does, too.
-        model: Makes the source model; left out, a small classifier of images.
-        inputs: What the model is called with; left out, a batch of images.
-        null: Makes it at its null setting; left out where there is none.
+        model: Makes the source model; by default a small classifier of images.
+        inputs: What the model is called with; by default a batch of images.
+        null: Makes it at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal, for ratio 0 what copies the model.
 
     Returns:

@@ -18,11 +18,12 @@ from paperweight.testing.calls import (
     require_unmodified,
 )
 from paperweight.testing.classifiers import CLASSES, toy_images
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import converted, identical
 
 __all__ = [
-    "DATA_TRANSFORM_CHECKS",
+    "DATA_TRANSFORM_LAWS",
     "DataTransformSubject",
     "check_data_transform",
     "check_dtype_and_device_preserved",
@@ -57,9 +58,9 @@ class DataTransformSubject(Subject):
         shape: From the shape of one sample, the shape of a changed one.
         labels: From the labels that are given, those that come back; None where they depend on inputs or generator.
         random: Whether the call takes the keyword ``generator``; with ``null`` and ``baseline`` it then does, too.
-        inputs: What it is given, one sample an entry of the first dimension; left out, 12 images of shape
+        inputs: What it is given, one sample an entry of the first dimension; by default 12 images of shape
             ``(1, 4, 4)`` with entries within 0 and 1.
-        targets: The labels that it is given; left out, classes below 3.
+        targets: The labels that it is given; by default classes below 3.
 
     Example:
         >>> mirrored = lambda: lambda inputs, labels: (inputs.flip(-1), labels)
@@ -269,15 +270,17 @@ def check_null(subject: DataTransformSubject) -> None:
         )
 
 
-DATA_TRANSFORM_CHECKS = (
-    check_meets_protocol,
-    check_length_and_shape,
-    check_range,
-    check_inputs_unmodified,
-    check_repeatable,
-    check_global_random_state,
-    check_dtype_and_device_preserved,
-)
+DATA_TRANSFORM_LAWS: Laws[DataTransformSubject] = {
+    check_meets_protocol: always,
+    check_length_and_shape: always,
+    check_range: always,
+    check_inputs_unmodified: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_dtype_and_device_preserved: always,
+    check_labels: lambda subject: subject.labels is not None,
+    check_null: declares_null,
+}
 
 
 def data_transform_checks(subject: DataTransformSubject) -> dict[str, Callable[[], None]]:
@@ -293,10 +296,7 @@ def data_transform_checks(subject: DataTransformSubject) -> dict[str, Callable[[
         >>> mirrored = lambda: lambda inputs, labels: (inputs.flip(-1), labels)
         >>> data_transform_checks(DataTransformSubject(make=mirrored, range=(0, 1)))["check_labels"]()
     """
-    checks = [*DATA_TRANSFORM_CHECKS]
-    checks += [check_labels] if subject.labels is not None else []
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(DATA_TRANSFORM_LAWS, subject)
 
 
 def check_data_transform(
@@ -323,9 +323,9 @@ def check_data_transform(
         shape: From the shape of one sample, the shape of a changed one.
         labels: From the labels that are given, those that come back; None where they depend on inputs or generator.
         random: Whether the call takes the keyword ``generator``; with ``null`` and ``baseline`` it then does, too.
-        inputs: What it is given; left out, 12 images of shape ``(1, 4, 4)`` with entries within 0 and 1.
-        targets: The labels that it is given; left out, classes below 3.
-        null: Makes it at its null setting; left out where there is none.
+        inputs: What it is given; by default 12 images of shape ``(1, 4, 4)`` with entries within 0 and 1.
+        targets: The labels that it is given; by default classes below 3.
+        null: Makes it at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal, such as what gives its inputs and labels.
 
     Returns:

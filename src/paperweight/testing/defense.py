@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -17,11 +16,12 @@ from paperweight.testing.calls import (
     require_unmodified,
 )
 from paperweight.testing.classifiers import IMAGE, linear_classifier, toy_classifier, toy_images
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import identical
 
 __all__ = [
-    "DEFENSE_CHECKS",
+    "DEFENSE_LAWS",
     "DefenseSubject",
     "check_certificates_hold",
     "check_defense",
@@ -54,8 +54,8 @@ class DefenseSubject(Subject):
     Args:
         shape: Shape of one input: channels, height and width; its entries are within 0 and 1.
         random: Whether ``make`` takes the keyword ``generator``; ``null`` and ``baseline`` then do, too.
-        attacked: From the defended model, what an attacker who knows the defense differentiates in its stead, such as
-            its mean or a smooth form of it; left out, the defended model.
+        attacked: From the defended model, what an attacker who knows the defense differentiates in its place, such as
+            its mean or a smooth form of it; by default the defended model.
         tolerance: Largest rise of the accuracy that a stronger attack may show, as a share of 64 inputs.
         certify: From the defended model and inputs, the certified labels, shape ``(samples,)``, and the radii in
             norm 2, of the same shape; a radius of at most 0 abstains. Left out where it does not certify.
@@ -108,7 +108,7 @@ def _descend(model: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor, 
         if gradient is None:
             raise CheckFailure(
                 "the defended model has no gradient",
-                "declare attacked, what an attacker who knows the defense differentiates in its stead",
+                "declare attacked, what an attacker who knows the defense differentiates in its place",
             )
         moved = given.detach() - length * gradient.sign()
         given = torch.minimum(torch.maximum(moved, inputs - radius), inputs + radius).clamp(0, 1)
@@ -371,16 +371,18 @@ def check_null(subject: DefenseSubject) -> None:
             )
 
 
-DEFENSE_CHECKS = (
-    check_meets_protocol,
-    check_stronger_attack_is_not_weaker,
-    check_gradients_are_not_masked,
-    check_model_unmodified,
-    check_inputs_unmodified,
-    check_repeatable,
-    check_global_random_state,
-    check_dtype_and_device_preserved,
-)
+DEFENSE_LAWS: Laws[DefenseSubject] = {
+    check_meets_protocol: always,
+    check_stronger_attack_is_not_weaker: always,
+    check_gradients_are_not_masked: always,
+    check_model_unmodified: always,
+    check_inputs_unmodified: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_dtype_and_device_preserved: always,
+    check_certificates_hold: lambda subject: subject.certify is not None,
+    check_null: declares_null,
+}
 
 
 def defense_checks(subject: DefenseSubject) -> dict[str, Callable[[], None]]:
@@ -395,10 +397,7 @@ def defense_checks(subject: DefenseSubject) -> dict[str, Callable[[], None]]:
     Example:
         >>> defense_checks(DefenseSubject(make=lambda model: model))["check_repeatable"]()
     """
-    checks = [*DEFENSE_CHECKS]
-    checks += [check_certificates_hold] if subject.certify is not None else []
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(DEFENSE_LAWS, subject)
 
 
 def check_defense(
@@ -418,10 +417,10 @@ def check_defense(
         make: A class or function that makes the defended model from a classifier alone.
         shape: Shape of one input: channels, height and width; its entries are within 0 and 1.
         random: Whether ``make`` takes the keyword ``generator``; ``null`` and ``baseline`` then do, too.
-        attacked: From the defended model, what an attacker who knows the defense differentiates in its stead.
+        attacked: From the defended model, what an attacker who knows the defense differentiates in its place.
         tolerance: Largest rise of the accuracy that a stronger attack may show.
         certify: From the defended model and inputs, the certified labels and their radii in norm 2.
-        null: Makes the defended model at strength 0; left out where there is no such setting.
+        null: Makes the defended model at strength 0; None if it has no such setting.
         baseline: Makes what ``null`` must equal, from the classifier alone.
 
     Returns:

@@ -3,17 +3,17 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
 
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.randomness import changed_random_states, seeded
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import identical
 
 __all__ = [
-    "FUNCTION_CHECKS",
+    "FUNCTION_LAWS",
     "FunctionSubject",
     "check_arguments_unmodified",
     "check_function",
@@ -127,7 +127,12 @@ def check_null(null: Callable[..., Any], baseline: Callable[..., Any], arguments
         )
 
 
-FUNCTION_CHECKS = (check_repeatable, check_arguments_unmodified, check_global_random_state)
+FUNCTION_LAWS: Laws[FunctionSubject] = {
+    check_repeatable: always,
+    check_arguments_unmodified: always,
+    check_global_random_state: always,
+    check_null: declares_null,
+}
 
 
 def function_checks(subject: FunctionSubject) -> dict[str, Callable[[], None]]:
@@ -143,12 +148,12 @@ def function_checks(subject: FunctionSubject) -> dict[str, Callable[[], None]]:
         >>> list(function_checks(FunctionSubject(make=torch.sin, arguments={"input": torch.ones(2)})))
         ['check_repeatable', 'check_arguments_unmodified', 'check_global_random_state']
     """
-    checks: dict[str, Callable[[], None]] = {
-        check.__name__: partial(check, subject.make, subject.arguments) for check in FUNCTION_CHECKS
-    }
-    if subject.null is not None and subject.baseline is not None:
-        checks[check_null.__name__] = partial(check_null, subject.null, subject.baseline, subject.arguments)
-    return checks
+    pair = (subject.null, subject.baseline)
+    return selected(
+        FUNCTION_LAWS,
+        subject,
+        lambda check: (*(pair if check is check_null else (subject.make,)), subject.arguments),
+    )
 
 
 def check_function(

@@ -23,7 +23,7 @@ class GuardedDataset:
     Args:
         dataset: A list, tensor, `torch.utils.data.Dataset` or other object with ``len`` and an index. A slice, a
             list of indices and a tensor of them work where they do on ``dataset``, and count for each index.
-        allowed: The indices that may be read, each from 0; left out, all.
+        allowed: The indices that may be read, each from 0; by default all.
 
     Raises:
         CheckFailure: On a read of another index; one that is caught stands in ``refused``.

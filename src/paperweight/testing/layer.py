@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from paperweight.testing.gradients import compare_gradients
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.randomness import changed_random_states, seeded
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import (
@@ -25,7 +25,7 @@ from paperweight.testing.values import (
 )
 
 __all__ = [
-    "LAYER_CHECKS",
+    "LAYER_LAWS",
     "LayerSubject",
     "check_batch_sizes",
     "check_dtype_and_device_preserved",
@@ -154,10 +154,10 @@ def check_shape(subject: LayerSubject) -> None:
     declared = subject.shape or ()
     expected = declared if any(isinstance(size, tuple) for size in declared) else (declared,)
     for mode, training in MODES.items():
-        found = _shapes(_outputs(_make(subject.make).train(training), subject.inputs))
-        if found != expected:
+        shapes = _shapes(_outputs(_make(subject.make).train(training), subject.inputs))
+        if shapes != expected:
             raise CheckFailure(
-                f"in {mode} mode the outputs have shapes {found}, documented are {expected}",
+                f"in {mode} mode the outputs have shapes {shapes}, documented are {expected}",
                 "correct the shape or its documentation",
             )
 
@@ -177,11 +177,11 @@ def check_batch_sizes(subject: LayerSubject) -> None:
     layer = _make(subject.make).eval()
     whole = _shapes(_outputs(layer, subject.inputs))
     for count in (1, 2):
-        found = _shapes(_outputs(layer, first_samples(subject.inputs, count)))
+        shapes = _shapes(_outputs(layer, first_samples(subject.inputs, count)))
         expected = tuple((count, *shape[1:]) if shape else () for shape in whole)
-        if found != expected:
+        if shapes != expected:
             raise CheckFailure(
-                f"for {count} of the samples the outputs have shapes {found} and not {expected}",
+                f"for {count} of the samples the outputs have shapes {shapes} and not {expected}",
                 "keep the samples along the first dimension, and never squeeze it",
             )
 
@@ -229,6 +229,7 @@ def check_every_parameter_has_a_gradient(subject: LayerSubject) -> None:
         CheckFailure: If the gradient of a parameter is missing or zero in both.
 
     Example:
+        >>> from functools import partial
         >>> inputs = (torch.eye(2),)
         >>> check_every_parameter_has_a_gradient(
         ...     LayerSubject(make=partial(nn.Linear, 2, 3), inputs=inputs, shape=None, parameter_count=9)
@@ -264,6 +265,7 @@ def check_samples_are_independent(subject: LayerSubject) -> None:
         CheckFailure: If they do.
 
     Example:
+        >>> from functools import partial
         >>> inputs = (torch.arange(3.0),)
         >>> check_samples_are_independent(
         ...     LayerSubject(make=partial(nn.Softmax, dim=0), inputs=inputs, shape=None, parameter_count=0)
@@ -323,6 +325,7 @@ def check_eval_leaves_state(subject: LayerSubject) -> None:
         CheckFailure: If it does.
 
     Example:
+        >>> from functools import partial
         >>> inputs = (torch.eye(2),)
         >>> check_eval_leaves_state(
         ...     LayerSubject(make=partial(nn.BatchNorm1d, 2), inputs=inputs, shape=None, parameter_count=4)
@@ -369,6 +372,7 @@ def check_inputs_unmodified(subject: LayerSubject) -> None:
         CheckFailure: If one of them changed.
 
     Example:
+        >>> from functools import partial
         >>> inputs = (-torch.ones(2),)
         >>> check_inputs_unmodified(
         ...     LayerSubject(make=partial(nn.ReLU, inplace=True), inputs=inputs, shape=None, parameter_count=0)
@@ -428,6 +432,7 @@ def check_state_round_trip(subject: LayerSubject) -> None:
         CheckFailure: If the state does not fit a fresh layer or its outputs differ.
 
     Example:
+        >>> from functools import partial
         >>> inputs = (torch.eye(2),)
         >>> check_state_round_trip(
         ...     LayerSubject(make=partial(nn.Linear, 2, 3), inputs=inputs, shape=None, parameter_count=9)
@@ -461,6 +466,7 @@ def check_parameter_count(subject: LayerSubject) -> None:
         CheckFailure: If it has more or fewer.
 
     Example:
+        >>> from functools import partial
         >>> inputs = (torch.eye(2),)
         >>> check_parameter_count(
         ...     LayerSubject(make=partial(nn.Linear, 2, 3), inputs=inputs, shape=None, parameter_count=9)
@@ -486,6 +492,7 @@ def check_null(subject: LayerSubject) -> None:
         CheckFailure: If one differs.
 
     Example:
+        >>> from functools import partial
         >>> null, baseline = partial(nn.LeakyReLU, negative_slope=0.0), nn.ReLU
         >>> check_null(
         ...     LayerSubject(make=nn.LeakyReLU, null=null, baseline=baseline, inputs=(torch.ones(2),), shape=None,
@@ -504,12 +511,12 @@ def check_null(subject: LayerSubject) -> None:
             outputs = tensors_of(layer(*given))
         graph = [output for output in outputs if output.requires_grad]
         seeds = [torch.linspace(-1, 1, output.numel(), dtype=dtype).reshape(output.shape) for output in graph]
-        found = (
+        slopes = (
             torch.autograd.grad(graph, list(leaves.values()), seeds, allow_unused=True)
             if graph
             else [None] * len(leaves)
         )
-        gradients = {f"the gradient by {name}": gradient for name, gradient in zip(leaves, found, strict=True)}
+        gradients = {f"the gradient by {name}": gradient for name, gradient in zip(leaves, slopes, strict=True)}
         state = {f"afterwards the buffer {name}": buffer for name, buffer in layer.named_buffers()}
         return {"the output": outputs, **gradients, **state}
 
@@ -524,19 +531,22 @@ def check_null(subject: LayerSubject) -> None:
                     )
 
 
-LAYER_CHECKS = (
-    check_meets_protocol,
-    check_batch_sizes,
-    check_gradients,
-    check_every_parameter_has_a_gradient,
-    check_samples_are_independent,
-    check_eval_is_repeatable,
-    check_eval_leaves_state,
-    check_eval_leaves_random_state,
-    check_inputs_unmodified,
-    check_dtype_and_device_preserved,
-    check_state_round_trip,
-)
+LAYER_LAWS: Laws[LayerSubject] = {
+    check_meets_protocol: always,
+    check_batch_sizes: always,
+    check_gradients: always,
+    check_every_parameter_has_a_gradient: always,
+    check_samples_are_independent: always,
+    check_eval_is_repeatable: always,
+    check_eval_leaves_state: always,
+    check_eval_leaves_random_state: always,
+    check_inputs_unmodified: always,
+    check_dtype_and_device_preserved: always,
+    check_state_round_trip: always,
+    check_shape: lambda subject: subject.shape is not None,
+    check_parameter_count: lambda subject: subject.parameter_count is not None,
+    check_null: declares_null,
+}
 
 
 def layer_checks(subject: LayerSubject) -> dict[str, Callable[[], None]]:
@@ -552,11 +562,7 @@ def layer_checks(subject: LayerSubject) -> dict[str, Callable[[], None]]:
         >>> subject = LayerSubject(make=nn.ReLU, inputs=(torch.ones(2, 3),), shape=(2, 3), parameter_count=0)
         >>> layer_checks(subject)["check_shape"]()
     """
-    checks = [*LAYER_CHECKS]
-    checks += [check_shape] if subject.shape is not None else []
-    checks += [check_parameter_count] if subject.parameter_count is not None else []
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(LAYER_LAWS, subject)
 
 
 def check_layer(
@@ -572,9 +578,9 @@ def check_layer(
     Args:
         make: A module class whose arguments all have defaults, or a function that makes the module.
         *inputs: What it is called with: a small batch, at least two samples along the first dimension.
-        shape: The shape that the output must have, or one shape a tensor; left out, it is not checked.
-        parameter_count: The number of parameters that it must have; left out, it is not checked.
-        null: Makes it at its null setting; left out where there is none.
+        shape: The shape that the output must have, or one shape a tensor; by default it is not checked.
+        parameter_count: The number of parameters that it must have; by default it is not checked.
+        null: Makes it at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal.
 
     Returns:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from paperweight.testing.gradients import compare_gradients
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.randomness import changed_random_states, seeded
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import (
@@ -25,7 +26,7 @@ from paperweight.testing.values import (
 )
 
 __all__ = [
-    "LOSS_CHECKS",
+    "LOSS_LAWS",
     "LossSubject",
     "check_dtype_and_device_preserved",
     "check_equals_slow_form",
@@ -58,7 +59,7 @@ class LossSubject(Subject):
         inputs: What it is called with: tensors, lists of them, networks.
         slow: The same value from the inputs by a loop, or by another independent way; None where there is none.
         differentiable: Positions of the inputs that gradients flow to.
-        extremes: Inputs at which value and gradient must be finite; left out, they are the inputs with the
+        extremes: Inputs at which value and gradient must be finite; by default they are the inputs with the
             differentiable ones at 1e4, -1e4, either sign, and 0.
 
     Example:
@@ -397,16 +398,19 @@ def check_null(subject: LossSubject) -> None:
                 )
 
 
-LOSS_CHECKS = (
-    check_gives_a_scalar,
-    check_gradients,
-    check_finite_at_extremes,
-    check_order_of_samples,
-    check_repeatable,
-    check_global_random_state,
-    check_inputs_unmodified,
-    check_dtype_and_device_preserved,
-)
+LOSS_LAWS: Laws[LossSubject] = {
+    check_gives_a_scalar: always,
+    check_gradients: always,
+    check_finite_at_extremes: always,
+    check_order_of_samples: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_inputs_unmodified: always,
+    check_dtype_and_device_preserved: always,
+    check_equals_slow_form: lambda subject: subject.slow is not None,
+    check_reductions: lambda subject: "reduction" in _keywords(subject.make),
+    check_null: declares_null,
+}
 
 
 def loss_checks(subject: LossSubject) -> dict[str, Callable[[], None]]:
@@ -422,11 +426,7 @@ def loss_checks(subject: LossSubject) -> dict[str, Callable[[], None]]:
         >>> subject = LossSubject(make=nn.MSELoss, inputs=(torch.ones(2), torch.zeros(2)), slow=None)
         >>> loss_checks(subject)["check_reductions"]()
     """
-    checks = [*LOSS_CHECKS]
-    checks += [check_equals_slow_form] if subject.slow is not None else []
-    checks += [check_reductions] if "reduction" in _keywords(subject.make) else []
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(LOSS_LAWS, subject)
 
 
 def check_loss(
@@ -444,11 +444,11 @@ def check_loss(
         make: A class whose arguments all have defaults, or a function that makes what is called on the inputs; for a
             function ``f`` of inputs and keywords ``partial(partial, f)``.
         *inputs: What it is called with, at least two samples along the first dimension.
-        slow: The same value from the inputs in another way; left out, it is not compared.
+        slow: The same value from the inputs in another way; by default it is not compared.
         differentiable: Positions of the inputs that gradients flow to.
-        extremes: Inputs at which value and gradient must be finite; left out, they are the inputs with the
+        extremes: Inputs at which value and gradient must be finite; by default they are the inputs with the
             differentiable ones at 1e4, -1e4, either sign, and 0.
-        null: Makes it at its null setting; left out where there is none.
+        null: Makes it at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal.
 
     Returns:

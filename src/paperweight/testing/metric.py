@@ -8,12 +8,13 @@ from typing import Any, final
 
 import torch
 
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.randomness import changed_random_states, seeded
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import changed_facts, close, identical, map_leaves, map_tensors, snapshot, tensors_of
 
 __all__ = [
-    "METRIC_CHECKS",
+    "METRIC_LAWS",
     "MetricSubject",
     "check_global_random_state",
     "check_inputs_unmodified",
@@ -283,7 +284,16 @@ def check_null(subject: MetricSubject) -> None:
         )
 
 
-METRIC_CHECKS = (check_range, check_repeatable, check_global_random_state, check_inputs_unmodified)
+METRIC_LAWS: Laws[MetricSubject] = {
+    check_range: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_inputs_unmodified: always,
+    check_known_values: lambda subject: bool(subject.known),
+    check_symmetries: lambda subject: bool(subject.symmetries),
+    check_stream_equals_batch: lambda subject: _makes_a_stream(subject.make),
+    check_null: declares_null,
+}
 
 
 def metric_checks(subject: MetricSubject) -> dict[str, Callable[[], None]]:
@@ -299,12 +309,7 @@ def metric_checks(subject: MetricSubject) -> dict[str, Callable[[], None]]:
         >>> subject = MetricSubject(make=lambda: max, inputs=(1, 2), known=(((3, 4), 4),), range=(0, 9))
         >>> metric_checks(subject)["check_known_values"]()
     """
-    checks = [*METRIC_CHECKS]
-    checks += [check_known_values] if subject.known else []
-    checks += [check_symmetries] if subject.symmetries else []
-    checks += [check_stream_equals_batch] if _makes_a_stream(subject.make) else []
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(METRIC_LAWS, subject)
 
 
 def check_metric(
@@ -327,7 +332,7 @@ def check_metric(
         range: Smallest and largest possible value.
         symmetries: What keeps the value, in words, to a function from the inputs to inputs of equal value.
         tolerance: Largest error of a value, relative or absolute.
-        null: Makes it at its null setting; left out where there is none.
+        null: Makes it at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal.
 
     Returns:

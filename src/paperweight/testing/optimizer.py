@@ -4,7 +4,6 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -12,12 +11,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from paperweight.kinds import Optimizer
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.problems import Problem, quadratic, regression
 from paperweight.testing.randomness import changed_random_states, seeded
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 
 __all__ = [
-    "OPTIMIZER_CHECKS",
+    "OPTIMIZER_LAWS",
     "OptimizerSubject",
     "check_added_group_is_stepped",
     "check_closure",
@@ -466,6 +466,7 @@ def check_null(make_null: MakeOptimizer, make_baseline: MakeOptimizer) -> None:
         CheckFailure: If any parameter differs after any of five steps.
 
     Example:
+        >>> from functools import partial
         >>> check_null(partial(torch.optim.SGD, lr=0.1, momentum=0.0), partial(torch.optim.SGD, lr=0.1))
     """
     for dtype in (torch.float32, torch.float64):
@@ -482,23 +483,24 @@ def check_null(make_null: MakeOptimizer, make_baseline: MakeOptimizer) -> None:
                     )
 
 
-OPTIMIZER_CHECKS = (
-    check_meets_protocol,
-    check_repeatable_steps,
-    check_steps_leave_random_state,
-    check_gradients_unmodified,
-    check_zero_lr_is_identity,
-    check_dtype_and_device_preserved,
-    check_decreases_convex_loss,
-    check_resume_is_exact,
-    check_missing_gradient_is_skipped,
-    check_groups_have_own_lr,
-    check_closure,
-    check_finite_in_bfloat16,
-    check_zero_grad,
-    check_added_group_is_stepped,
-    check_parameter_order,
-)
+OPTIMIZER_LAWS: Laws[OptimizerSubject] = {
+    check_meets_protocol: always,
+    check_repeatable_steps: always,
+    check_steps_leave_random_state: always,
+    check_gradients_unmodified: always,
+    check_zero_lr_is_identity: always,
+    check_dtype_and_device_preserved: always,
+    check_decreases_convex_loss: always,
+    check_resume_is_exact: always,
+    check_missing_gradient_is_skipped: always,
+    check_groups_have_own_lr: always,
+    check_closure: always,
+    check_finite_in_bfloat16: always,
+    check_zero_grad: always,
+    check_added_group_is_stepped: always,
+    check_parameter_order: always,
+    check_null: declares_null,
+}
 
 
 def optimizer_checks(subject: OptimizerSubject) -> dict[str, Callable[[], None]]:
@@ -513,10 +515,8 @@ def optimizer_checks(subject: OptimizerSubject) -> dict[str, Callable[[], None]]
     Example:
         >>> optimizer_checks(OptimizerSubject(make=torch.optim.Adam))["check_closure"]()
     """
-    checks: dict[str, Callable[[], None]] = {check.__name__: partial(check, subject.make) for check in OPTIMIZER_CHECKS}
-    if subject.null is not None and subject.baseline is not None:
-        checks[check_null.__name__] = partial(check_null, subject.null, subject.baseline)
-    return checks
+    pair = (subject.null, subject.baseline)
+    return selected(OPTIMIZER_LAWS, subject, lambda check: pair if check is check_null else (subject.make,))
 
 
 def check_optimizer(
@@ -527,7 +527,7 @@ def check_optimizer(
     Args:
         make: An optimizer class, or a function that takes parameters, or groups of them, and the keyword ``lr``. A
             required ``lr`` is given as 0.1; every other argument needs a default.
-        null: Makes the method at its null setting; left out where there is none.
+        null: Makes the method at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal.
 
     Returns:

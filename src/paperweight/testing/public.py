@@ -1,18 +1,22 @@
 """Checks of every public object, whatever its kind: signature, documentation and refused values."""
 
 import doctest
+import functools
 import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
+from paperweight.kinds.arguments import constructor_arguments, not_kept, recorded
 from paperweight.testing.report import CheckFailure
 
 __all__ = [
     "check_bad_values",
     "check_documented_arguments",
     "check_example_runs",
+    "check_keeps_arguments",
     "check_no_var_keywords",
     "check_source_and_deviations",
 ]
@@ -140,3 +144,48 @@ def check_bad_values(call: Callable[..., object], bad: Mapping[str, tuple[object
                 raise CheckFailure(f"{name}={value!r} raised {error!r}", "raise ValueError") from error
             else:
                 raise CheckFailure(f"{name}={value!r} is accepted", "validate it first and raise ValueError")
+
+
+def check_keeps_arguments(public: type, use: Callable[[], object]) -> None:
+    """Check that an object keeps what its constructor was given, unchanged and under the arguments' names.
+
+    A bench reads them there: see `paperweight.kinds.arguments.constructor_arguments`.
+
+    Args:
+        public: The class.
+        use: Makes an object of it, at least, and uses it.
+
+    Raises:
+        CheckFailure: If an argument is not kept, or is kept as something else.
+
+    Example:
+        >>> import torch
+        >>> check_keeps_arguments(torch.nn.Dropout, lambda: torch.nn.Dropout(0.25))
+    """
+    made: list[tuple[object, dict[str, object]]] = []
+    construct = public.__init__
+
+    @functools.wraps(construct)
+    def noting(self: object, *args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(construct).bind(self, *args, **kwargs)
+        given.apply_defaults()
+        construct(self, *args, **kwargs)
+        made.append((self, recorded(dict([*given.arguments.items()][1:]))))
+
+    with mock.patch.object(public, "__init__", noting):
+        use()
+    if not made:
+        raise CheckFailure(f"the subject makes no {public.__name__}", "let make be the class, or call it")
+    for self, given in made:
+        for name in not_kept(self):
+            raise CheckFailure(
+                f"{public.__name__} does not keep its argument {name}: it has no such attribute",
+                f"write self.{name} = {name} into its constructor",
+            )
+        kept = constructor_arguments(self)
+        for name, value in given.items():
+            if name in kept and kept[name] != value:
+                raise CheckFailure(
+                    f"the argument {name} was {value!r} and is kept as {kept[name]!r}",
+                    f"keep it unchanged as {name}, and what is made of it under another name",
+                )

@@ -18,11 +18,12 @@ from paperweight.testing.calls import (
     require_unmodified,
 )
 from paperweight.testing.gaussian import GaussianData
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import identical
 
 __all__ = [
-    "SAMPLER_CHECKS",
+    "SAMPLER_LAWS",
     "SamplerSubject",
     "check_dtype_and_device_preserved",
     "check_gaussian_moments",
@@ -378,16 +379,18 @@ def check_null(subject: SamplerSubject) -> None:
         )
 
 
-SAMPLER_CHECKS = (
-    check_meets_protocol,
-    check_gaussian_moments,
-    check_network_calls,
-    check_network_unmodified,
-    check_noise_unmodified,
-    check_repeatable,
-    check_global_random_state,
-    check_dtype_and_device_preserved,
-)
+SAMPLER_LAWS: Laws[SamplerSubject] = {
+    check_meets_protocol: always,
+    check_gaussian_moments: always,
+    check_network_calls: always,
+    check_network_unmodified: always,
+    check_noise_unmodified: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_dtype_and_device_preserved: always,
+    check_order_of_convergence: lambda subject: subject.order is not None,
+    check_null: declares_null,
+}
 
 
 def sampler_checks(subject: SamplerSubject) -> dict[str, Callable[[], None]]:
@@ -404,10 +407,7 @@ def sampler_checks(subject: SamplerSubject) -> dict[str, Callable[[], None]]:
         >>> exact = lambda data: lambda x, sigma: data.denoise(x, 1.0, sigma)
         >>> sampler_checks(SamplerSubject(make=one_step, network=exact, calls=1))["check_network_calls"]()
     """
-    checks = [*SAMPLER_CHECKS]
-    checks += [check_order_of_convergence] if subject.order is not None else []
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(SAMPLER_LAWS, subject)
 
 
 def check_sampler(
@@ -436,9 +436,9 @@ def check_sampler(
         random: Whether the call takes the keyword ``generator``; with ``null`` and ``baseline`` it then does, too.
         bias: Largest error of mean and covariance that discretisation may leave, in units of the standard deviations.
         of_steps: From a number of steps, the sampler that takes so many; given with ``order``.
-        order: Order of convergence; left out, it is not measured.
+        order: Order of convergence; by default it is not measured.
         steps: The number of steps at which the order is first measured; it is doubled twice.
-        null: Makes it at its null setting; left out where there is none.
+        null: Makes it at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal.
 
     Returns:

@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -12,11 +11,12 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adam, Optimizer
 
 from paperweight.kinds import Schedule
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.randomness import changed_random_states, seeded
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 
 __all__ = [
-    "SCHEDULE_CHECKS",
+    "SCHEDULE_LAWS",
     "ScheduleSubject",
     "check_documented_values",
     "check_every_group_is_scheduled",
@@ -54,6 +54,7 @@ class ScheduleSubject(Subject):
         ValueError: If a step is outside 0 to ``steps``, or ``steps`` is below 4.
 
     Example:
+        >>> from functools import partial
         >>> halving = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
         >>> ScheduleSubject(make=halving, values={0: 1.0, 1: 1.0, 2: 0.5}).steps
         12
@@ -137,6 +138,7 @@ def check_meets_protocol(subject: ScheduleSubject) -> None:
         CheckFailure: If a member is missing.
 
     Example:
+        >>> from functools import partial
         >>> halving = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
         >>> check_meets_protocol(ScheduleSubject(make=halving, values={}))
     """
@@ -156,6 +158,7 @@ def check_documented_values(subject: ScheduleSubject) -> None:
         CheckFailure: If one differs by more than 1e-6 of it.
 
     Example:
+        >>> from functools import partial
         >>> halving = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
         >>> check_documented_values(ScheduleSubject(make=halving, values={0: 1.0, 4: 0.25}))
     """
@@ -179,6 +182,7 @@ def check_values_are_finite(subject: ScheduleSubject) -> None:
         CheckFailure: If one is not.
 
     Example:
+        >>> from functools import partial
         >>> halving = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
         >>> check_values_are_finite(ScheduleSubject(make=halving, values={}))
     """
@@ -197,6 +201,7 @@ def check_every_group_is_scheduled(subject: ScheduleSubject) -> None:
         CheckFailure: If they differ.
 
     Example:
+        >>> from functools import partial
         >>> halving = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
         >>> check_every_group_is_scheduled(ScheduleSubject(make=halving, values={}))
     """
@@ -216,6 +221,7 @@ def check_other_settings_unmodified(subject: ScheduleSubject) -> None:
         CheckFailure: If something else changed; a setting that was not there before may be added.
 
     Example:
+        >>> from functools import partial
         >>> halving = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
         >>> check_other_settings_unmodified(ScheduleSubject(make=halving, values={}))
     """
@@ -239,6 +245,7 @@ def check_resume_is_exact(subject: ScheduleSubject) -> None:
         CheckFailure: If a value differs in a bit.
 
     Example:
+        >>> from functools import partial
         >>> cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=12)
         >>> check_resume_is_exact(ScheduleSubject(make=cosine, values={}))
     """
@@ -270,6 +277,7 @@ def check_repeatable(subject: ScheduleSubject) -> None:
         CheckFailure: If they do not.
 
     Example:
+        >>> from functools import partial
         >>> cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=12)
         >>> check_repeatable(ScheduleSubject(make=cosine, values={}))
     """
@@ -291,6 +299,7 @@ def check_global_random_state(subject: ScheduleSubject) -> None:
         CheckFailure: If one of them changed.
 
     Example:
+        >>> from functools import partial
         >>> cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=12)
         >>> check_global_random_state(ScheduleSubject(make=cosine, values={}))
     """
@@ -308,6 +317,7 @@ def check_null(subject: ScheduleSubject) -> None:
         CheckFailure: If a value differs.
 
     Example:
+        >>> from functools import partial
         >>> null = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=1.0)
         >>> baseline = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
         >>> check_null(ScheduleSubject(make=null, null=null, baseline=baseline, values={}))
@@ -321,15 +331,17 @@ def check_null(subject: ScheduleSubject) -> None:
             )
 
 
-SCHEDULE_CHECKS = (
-    check_meets_protocol,
-    check_values_are_finite,
-    check_every_group_is_scheduled,
-    check_other_settings_unmodified,
-    check_resume_is_exact,
-    check_repeatable,
-    check_global_random_state,
-)
+SCHEDULE_LAWS: Laws[ScheduleSubject] = {
+    check_meets_protocol: always,
+    check_values_are_finite: always,
+    check_every_group_is_scheduled: always,
+    check_other_settings_unmodified: always,
+    check_resume_is_exact: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_documented_values: lambda subject: bool(subject.values),
+    check_null: declares_null,
+}
 
 
 def schedule_checks(subject: ScheduleSubject) -> dict[str, Callable[[], None]]:
@@ -342,13 +354,11 @@ def schedule_checks(subject: ScheduleSubject) -> dict[str, Callable[[], None]]:
         Name of the check to the check, with its arguments bound.
 
     Example:
+        >>> from functools import partial
         >>> halving = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
         >>> schedule_checks(ScheduleSubject(make=halving, values={4: 0.25}))["check_documented_values"]()
     """
-    checks = [*SCHEDULE_CHECKS]
-    checks += [check_documented_values] if subject.values else []
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(SCHEDULE_LAWS, subject)
 
 
 def check_schedule(
@@ -371,7 +381,7 @@ def check_schedule(
         start: The value that the optimizer is made with.
         steps: Number of steps that the checks take, at least 4.
         advance: Steps the schedule; takes it and the number of the step, from 0.
-        null: Makes it at its null setting; left out where there is none.
+        null: Makes it at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal.
 
     Returns:
@@ -381,6 +391,7 @@ def check_schedule(
         ValueError: If only one of ``null`` and ``baseline`` is given, or a step is outside 0 to ``steps``.
 
     Example:
+        >>> from functools import partial
         >>> check_schedule(partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5), values={3: 0.125}).passed
         True
     """

@@ -19,12 +19,13 @@ from paperweight.testing.calls import (
     require_unmodified,
 )
 from paperweight.testing.classifiers import toy_classifier, toy_images
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.randomness import seeded
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import converted, identical
 
 __all__ = [
-    "TRAINING_PROCEDURE_CHECKS",
+    "TRAINING_PROCEDURE_LAWS",
     "PlainTraining",
     "TrainingProcedureSubject",
     "check_data_unmodified",
@@ -112,10 +113,10 @@ class TrainingProcedureSubject(Subject):
         rounds: Number of rounds that the checks take, at least 2.
         advance: Trains for one round; takes the procedure, the data and the number of the round, from 0. Left out, it
             calls ``step`` with the next eight samples of each tensor.
-        model: Makes the model, every time the same; left out, a small classifier of images without dropout.
-        data: Tensors with one sample an entry of the first dimension; left out, 32 images, and as class of each the
+        model: Makes the model, every time the same; by default a small classifier of images without dropout.
+        data: Tensors with one sample an entry of the first dimension; by default 32 images, and as class of each the
             brightest of its first three pixels.
-        loss: What the procedure lowers, from the model in eval mode and the data; left out, the cross-entropy.
+        loss: What the procedure lowers, from the model in eval mode and the data; by default the cross-entropy.
 
     Raises:
         ValueError: If there are fewer than 2 rounds.
@@ -406,16 +407,17 @@ def check_null(subject: TrainingProcedureSubject) -> None:
             )
 
 
-TRAINING_PROCEDURE_CHECKS = (
-    check_meets_protocol,
-    check_lowers_the_loss,
-    check_gradient_evaluations,
-    check_resume_is_exact,
-    check_data_unmodified,
-    check_repeatable,
-    check_global_random_state,
-    check_dtype_and_device_preserved,
-)
+TRAINING_PROCEDURE_LAWS: Laws[TrainingProcedureSubject] = {
+    check_meets_protocol: always,
+    check_lowers_the_loss: always,
+    check_gradient_evaluations: always,
+    check_resume_is_exact: always,
+    check_data_unmodified: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_dtype_and_device_preserved: always,
+    check_null: declares_null,
+}
 
 
 def training_procedure_checks(subject: TrainingProcedureSubject) -> dict[str, Callable[[], None]]:
@@ -432,9 +434,7 @@ def training_procedure_checks(subject: TrainingProcedureSubject) -> dict[str, Ca
         >>> subject = TrainingProcedureSubject(make=plain, evaluations=64)
         >>> training_procedure_checks(subject)["check_resume_is_exact"]()
     """
-    checks = [*TRAINING_PROCEDURE_CHECKS]
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(TRAINING_PROCEDURE_LAWS, subject)
 
 
 def check_training_procedure(
@@ -460,11 +460,11 @@ def check_training_procedure(
         rounds: Number of rounds that the checks take, at least 2.
         advance: Trains for one round; takes the procedure, the data and the number of the round, from 0. Left out, it
             calls ``step`` with the next eight samples of each tensor.
-        model: Makes the model; left out, a small classifier of images without dropout.
-        data: Tensors with one sample an entry of the first dimension; left out, 32 images, and as class of each the
+        model: Makes the model; by default a small classifier of images without dropout.
+        data: Tensors with one sample an entry of the first dimension; by default 32 images, and as class of each the
             brightest of its first three pixels.
-        loss: What the procedure lowers, from the model in eval mode and the data; left out, the cross-entropy.
-        null: Makes it at its null setting; left out where there is none.
+        loss: What the procedure lowers, from the model in eval mode and the data; by default the cross-entropy.
+        null: Makes it at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal, such as `PlainTraining`.
 
     Returns:

@@ -23,12 +23,13 @@ from paperweight.testing.calls import (
 )
 from paperweight.testing.classifiers import CLASSES, toy_classifier, toy_images
 from paperweight.testing.guarded import GuardedDataset
+from paperweight.testing.laws import Laws, always, declares_null, selected
 from paperweight.testing.randomness import seeded
 from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
 from paperweight.testing.values import converted, identical
 
 __all__ = [
-    "UNLEARNER_CHECKS",
+    "UNLEARNER_LAWS",
     "UnlearnerSubject",
     "check_changes_the_model",
     "check_data_unmodified",
@@ -60,7 +61,7 @@ class UnlearnerSubject(Subject):
     Args:
         random: Whether the call takes the keyword ``generator``; with ``null`` and ``baseline`` it then does, too.
         reads: Which of the two data sets it reads, "forget", "retain" or both.
-        model: Makes the source model, every time the same; left out, a small classifier of images.
+        model: Makes the source model, every time the same; by default a small classifier of images.
         inputs: What the model is called with to see what it does; of another model than the default its own.
         forget: The samples to forget: pairs of an image of shape ``(1, 4, 4)`` and a class below 3, or what the
             unlearner takes for a model of its own, such as concepts.
@@ -347,17 +348,18 @@ def check_null(subject: UnlearnerSubject) -> None:
         )
 
 
-UNLEARNER_CHECKS = (
-    check_meets_protocol,
-    check_changes_the_model,
-    check_empty_forget_set,
-    check_source_unmodified,
-    check_reads_only_declared_data,
-    check_data_unmodified,
-    check_repeatable,
-    check_global_random_state,
-    check_dtype_and_device_preserved,
-)
+UNLEARNER_LAWS: Laws[UnlearnerSubject] = {
+    check_meets_protocol: always,
+    check_changes_the_model: always,
+    check_empty_forget_set: always,
+    check_source_unmodified: always,
+    check_reads_only_declared_data: always,
+    check_data_unmodified: always,
+    check_repeatable: always,
+    check_global_random_state: always,
+    check_dtype_and_device_preserved: always,
+    check_null: declares_null,
+}
 
 
 def unlearner_checks(subject: UnlearnerSubject) -> dict[str, Callable[[], None]]:
@@ -374,9 +376,7 @@ def unlearner_checks(subject: UnlearnerSubject) -> dict[str, Callable[[], None]]
         >>> copied = lambda model, forget, retain: copy.deepcopy(model)
         >>> unlearner_checks(UnlearnerSubject(make=lambda: copied))["check_repeatable"]()
     """
-    checks = [*UNLEARNER_CHECKS]
-    checks += [check_null] if subject.null is not None else []
-    return {check.__name__: partial(check, subject) for check in checks}
+    return selected(UNLEARNER_LAWS, subject)
 
 
 def check_unlearner(
@@ -398,11 +398,11 @@ def check_unlearner(
             retain)``; for a function ``f`` of these and keywords ``partial(partial, f)``.
         random: Whether the call takes the keyword ``generator``; with ``null`` and ``baseline`` it then does, too.
         reads: Which of the two data sets it reads, "forget", "retain" or both.
-        model: Makes the source model; left out, a small classifier of images.
-        inputs: What the model is called with; left out, a batch of images.
-        forget: The samples to forget; left out, pairs of an image and a class.
-        retain: The samples to retain; left out, such pairs.
-        null: Makes it at its null setting; left out where there is none.
+        model: Makes the source model; by default a small classifier of images.
+        inputs: What the model is called with; by default a batch of images.
+        forget: The samples to forget; by default pairs of an image and a class.
+        retain: The samples to retain; by default such pairs.
+        null: Makes it at its null setting; None if it has none.
         baseline: Makes what ``null`` must equal.
 
     Returns:

@@ -106,7 +106,7 @@ class InfoBatch:
         ratio: Share of the samples below the mean loss that is left out, in [0, 1); the paper has 0.5.
         delta: Share of the epochs in which samples are left out, in [0, 1]; the paper has 0.875.
         batch_size: Samples a batch, at least 1; the last batch of an epoch may be smaller.
-        loss: Maps outputs and labels of a batch to the loss of each of its samples, (B,); cross-entropy if left out.
+        loss: Maps outputs and labels of a batch to the loss of each of its samples, (B,); cross-entropy by default.
         generator: Source of the shuffles and of what is left out.
 
     Raises:
@@ -148,7 +148,9 @@ class InfoBatch:
             if not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {count}")
         if len(inputs) != len(labels) or not len(inputs):
-            raise ValueError(f"inputs and labels must be equally many and some, got {len(inputs)} and {len(labels)}")
+            raise ValueError(
+                f"inputs and labels must have the same length, at least 1, got {len(inputs)} and {len(labels)}"
+            )
         self.model = model
         self.optimizer = optimizer
         self.inputs = inputs
@@ -157,7 +159,7 @@ class InfoBatch:
         self.ratio = ratio
         self.delta = delta
         self.batch_size = batch_size
-        self.loss = _cross_entropies if loss is None else loss
+        self.loss = loss
         self.generator = generator
         self.scores = torch.full((len(inputs),), math.inf, device=inputs.device)
         self.epoch = 0
@@ -171,11 +173,12 @@ class InfoBatch:
         """
         index, weight = self._selected()
         order = torch.randperm(len(index), generator=self.generator, device=self.generator.device).to(index.device)
+        losses_of = _cross_entropies if self.loss is None else self.loss
         self.model.train()
         means: list[Tensor] = []
         for chosen in order.split(self.batch_size):
             batch = index[chosen]
-            losses = self.loss(self.model(self.inputs[batch]), self.labels[batch])
+            losses = losses_of(self.model(self.inputs[batch]), self.labels[batch])
             self.scores[batch] = losses.detach().to(self.scores.dtype)
             mean = (weight[chosen].to(losses.dtype) * losses).mean()
             self.optimizer.zero_grad()

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from paperweight.diffusion._cross_attention import ParameterGroup, parameter_group
-from paperweight.diffusion._process import Prediction, split_prediction, target
-from paperweight.diffusion._protocol import ConditionalDiffusion
 from paperweight.errors import InputError
+from paperweight.generators.cross_attention import ParameterGroup, parameter_group
+from paperweight.generators.process import Prediction, split_prediction, target
+from paperweight.generators.protocol import ConditionalDiffusion
 
 __all__ = [
     "Model",
@@ -52,7 +52,7 @@ def copied(model: Model) -> Model:
     """Copy a module whole; of anything else, such as an adapted pipeline, its ``network``, the rest is shared.
 
     Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle",)).build()
         >>> copied(model).network is model.network
         False
@@ -79,7 +79,7 @@ def diffused_shape(model: object, shape: tuple[int, int, int] | None) -> tuple[i
         InputError: If neither tells it.
 
     Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> diffused_shape(TextSpec(shape=(1, 8, 8), words=("circle",)).build(), None)
         (1, 8, 8)
     """
@@ -114,7 +114,7 @@ def predict(model: Any, z: Tensor, t: Tensor, condition: Tensor | None) -> Tenso
 
     Example:
         >>> import torch
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle",)).build()
         >>> z, t = torch.randn(1, 1, 8, 8), torch.tensor([100])
         >>> torch.allclose(predict(model, z, t, None), model(z, t, None), atol=1e-5)
@@ -145,7 +145,7 @@ def fine_tuned(student: Any, group: ParameterGroup, *others: Any) -> Iterator[li
         InputError: If the network has no cross attention, and the group wants one.
 
     Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle",), arguments={"blocks": 1}).build()
         >>> with fine_tuned(model, "keys_and_values") as weights:
         ...     len(weights), model.training

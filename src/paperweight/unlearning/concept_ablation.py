@@ -34,9 +34,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.catalogue import Paper
-from paperweight.diffusion._generation import generate
-from paperweight.diffusion._process import add_noise, normal, target
 from paperweight.errors import InputError
+from paperweight.generators.generation import generate
+from paperweight.generators.process import add_noise, normal, target
 from paperweight.unlearning._fine_tuning import (
     Model,
     caption_list,
@@ -129,7 +129,7 @@ class ConceptAblation:
         ValueError: If a number is out of range, a choice is unknown, or ``anchor`` neither a text nor some.
 
     Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle", "cross", "shape")).build()
         >>> eraser = ConceptAblation(anchor="shape", steps=2, lr=1e-3, images=2, sampling_steps=2)
         >>> erased = eraser(model, ["circle"], [], generator=torch.Generator().manual_seed(0))
@@ -191,7 +191,7 @@ class ConceptAblation:
             forget: The captions to forget.
             retain: Not read: what holds other words in place is the choice of weights, and ``lam``.
             generator: Draws the images, and for each step which of them, times and noise.
-            shape: Shape (C, H, W) of what is diffused; left out, that of the model's ``spec``.
+            shape: Shape (C, H, W) of what is diffused; by default that of the model's ``spec``.
 
         Returns:
             The copy, in the modes and with the flags ``requires_grad`` of the model.

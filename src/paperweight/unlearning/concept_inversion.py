@@ -29,10 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.catalogue import Paper
-from paperweight.diffusion._process import add_noise, guided, normal, target
-from paperweight.diffusion._text_model import TextToImage
+from paperweight.generators.process import add_noise, guided, normal, target
+from paperweight.generators.steering import Steered
+from paperweight.generators.text_model import TextToImage
 from paperweight.unlearning._fine_tuning import as_predicted, predict
-from paperweight.unlearning._steering import Steered
 from paperweight.unlearning.safe_latent_diffusion import SafeLatentDiffusion
 
 __all__ = ["InvertedConcept", "invert_concept", "negative_prompt_error"]
@@ -118,7 +118,7 @@ def invert_concept(
         images: Images of the concept in [0, 1], (N, C, H, W), that are not used to judge the attack.
         generator: Draws batches, templates, times, noise, and the start where ``initial`` is left out.
         vectors: Number of tokens that the new word stands for, at least 1; 1 in the paper.
-        initial: A word of one token whose embedding each starts from; left out, normal numbers of the table's spread.
+        initial: A word of one token whose embedding each starts from; by default normal numbers of the table's spread.
         guidance: The weight of a steered sampler, above 0.
         history: Times, from the noisiest to the one that is learned from, of a steered sampler with momentum, at least
             1; 13 in the authors' code by default, 35 in their script.
@@ -138,12 +138,12 @@ def invert_concept(
         InputError: If a word is unknown or a caption too long.
 
     Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle",)).build()
-        >>> found = invert_concept(
+        >>> inverted = invert_concept(
         ...     model, torch.rand(4, 1, 8, 8), initial="circle", steps=2, generator=torch.Generator().manual_seed(0)
         ... )
-        >>> model.with_words({"<v>": found.embedding}).condition(["<v>"], 1).shape
+        >>> model.with_words({"<v>": inverted.embedding}).condition(["<v>"], 1).shape
         torch.Size([1, 12, 32])
     """
     if not len(images):
@@ -198,16 +198,16 @@ def invert_concept(
     def safe_loss(x: Tensor, safety: SafeLatentDiffusion) -> Tensor:
         tokens, noise = asked(len(x)), normal(x, generator)
         off, momentum = kept_off(len(x)), torch.zeros(())
-        found = wanted = x
+        predicted = wanted = x
         for times in _history(len(copy.schedule), history, history_range, len(x), generator):
             z, t = add_noise(x, noise, copy.schedule.abar[times.cpu()]), times.to(x.device)
             with torch.no_grad():
                 without, unwanted = copy.eps(z, t, None), copy.eps(z, t, off)
             given = copy.eps(z, t, tokens)
             gamma, momentum = safety.keep_off(without, given, unwanted, momentum)
-            found = as_predicted(copy, z, t, without + guidance * (given - without - gamma))
+            predicted = as_predicted(copy, z, t, without + guidance * (given - without - gamma))
             wanted = as_predicted(copy, z, t, guided(unwanted, without, guidance))
-        return F.mse_loss(found, wanted)
+        return F.mse_loss(predicted, wanted)
 
     losses: list[Tensor] = []
     for _ in range(steps):

@@ -35,8 +35,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paperweight.catalogue import Paper
-from paperweight.diffusion._cross_attention import ParameterGroup
-from paperweight.diffusion._generation import partly_denoised
+from paperweight.generators.cross_attention import ParameterGroup
+from paperweight.generators.generation import partly_denoised
 from paperweight.unlearning._fine_tuning import (
     Model,
     caption_list,
@@ -114,7 +114,7 @@ class ESD:
         ValueError: If a number is out of range, or a choice is unknown.
 
     Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle", "cross")).build()
         >>> erased = ESD(steps=2, sampling_steps=3, lr=1e-3)(
         ...     model, ["circle"], ["cross"], generator=torch.Generator().manual_seed(0)
@@ -169,7 +169,7 @@ class ESD:
             forget: Words, or whole captions, one of which is drawn in each step.
             retain: Not read: the method has nothing that holds other words in place.
             generator: Draws the word, the step to stop at, and the noise.
-            shape: Shape (C, H, W) of what is diffused; left out, that of the model's ``spec``.
+            shape: Shape (C, H, W) of what is diffused; by default that of the model's ``spec``.
 
         Returns:
             The copy, in the modes and with the flags ``requires_grad`` of the model.

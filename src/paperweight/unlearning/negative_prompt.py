@@ -20,9 +20,10 @@ from typing import final
 from torch import Tensor
 
 from paperweight.catalogue import Paper
-from paperweight.diffusion._process import guided
+from paperweight.generators.process import guided
+from paperweight.generators.steering import Noise, Steered
 from paperweight.unlearning._fine_tuning import Model
-from paperweight.unlearning._steering import Noise, Steered, steered
+from paperweight.unlearning._steering import steered
 
 __all__ = ["NegativePrompt"]
 
@@ -45,8 +46,8 @@ class NegativePrompt:
 
     Example:
         >>> import torch
-        >>> from paperweight.diffusion._generation import generate
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import generate
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle", "cross")).build()
         >>> erased = NegativePrompt()(model, ["circle"], ["cross"])
         >>> generate(erased, ["cross"], (1, 8, 8), steps=2, generator=torch.Generator().manual_seed(0)).shape
@@ -67,5 +68,5 @@ class NegativePrompt:
         return steered(model, forget, self)
 
     def start(self) -> Callable[[Noise, float], Tensor]:
-        """Begin a way from noise to images, see `paperweight.unlearning._steering.Rule`."""
+        """Begin a way from noise to images, see `paperweight.generators.Rule`."""
         return lambda eps, guidance: guided(eps("caption"), eps("concept"), guidance)

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from paperweight.catalogue import Paper
+from paperweight.generators.steering import Noise, Steered
 from paperweight.unlearning._fine_tuning import Model
-from paperweight.unlearning._steering import Noise, Steered, steered
+from paperweight.unlearning._steering import steered
 
 __all__ = ["PRESETS", "SafeLatentDiffusion", "safe_guidance"]
 
@@ -119,8 +120,8 @@ class SafeLatentDiffusion:
         ValueError: If a number is out of range.
 
     Example:
-        >>> from paperweight.diffusion._generation import generate
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import generate
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle", "cross")).build()
         >>> erased = SafeLatentDiffusion(warmup=1)(model, ["circle"], ["cross"])
         >>> generate(erased, ["circle"], (1, 8, 8), steps=2, generator=torch.Generator().manual_seed(0)).shape
@@ -158,7 +159,7 @@ class SafeLatentDiffusion:
         return steered(model, forget, self)
 
     def start(self) -> Callable[[Noise, float], Tensor]:
-        """Begin a way from noise to images, see `paperweight.unlearning._steering.Rule`."""
+        """Begin a way from noise to images, see `paperweight.generators.Rule`."""
         index, momentum = 0, torch.zeros(())
 
         def step(eps: Noise, guidance: float) -> Tensor:

@@ -27,8 +27,8 @@ Deviations:
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar, final
 
 import torch
@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from paperweight.catalogue import Paper
+from paperweight.unlearning._saliency import Mask, check_fraction, masked_out_kept, saliency_mask, trainable
 
 __all__ = ["SalUn", "masked_out_kept", "saliency_mask", "salun_diffusion_loss"]
 
@@ -52,95 +53,6 @@ PAPER = Paper(
 )
 
 Model = TypeVar("Model", bound=nn.Module)
-Batch = TypeVar("Batch")
-Mask = Mapping[str, Tensor]
-
-
-def saliency_mask(
-    model: nn.Module, batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], Tensor], fraction: float = 0.5
-) -> dict[str, Tensor]:
-    """Mark the weights with the largest |sum of the gradients of the loss of the forget set|, ranked globally.
-
-    The sign of the loss does not matter. The model is used as a copy in eval mode and stays as it is.
-
-    Args:
-        model: The model that is to forget.
-        batches: The forget set in batches, each seen once.
-        loss: Maps the model and a batch to a scalar; summed, not averaged, over samples, the batches do not matter.
-        fraction: Share of the weights to mark, in [0, 1]; the paper has 0.5.
-
-    Returns:
-        Name of each parameter that requires a gradient to a mask of its shape, bool, true for ``round(fraction * P)``
-        of all P entries; of equal ones the first.
-
-    Raises:
-        ValueError: If the fraction is outside its range, no parameter requires a gradient or there are no batches.
-
-    Example:
-        >>> model = nn.Linear(2, 1)
-        >>> saliency_mask(model, [torch.tensor([[2.0, -3.0]])], lambda model, x: model(x).sum(), fraction=0.67)
-        {'weight': tensor([[True, True]]), 'bias': tensor([False])}
-    """
-    _check_fraction(fraction)
-    model = copy.deepcopy(model).eval()
-    weights = _trainable(model)
-    sums: list[Tensor] | None = None
-    for batch in batches:
-        gradients = torch.autograd.grad(loss(model, batch), [*weights.values()], allow_unused=True)
-        dense = [torch.zeros_like(w) if g is None else g for w, g in zip(weights.values(), gradients, strict=True)]
-        sums = dense if sums is None else [total + g for total, g in zip(sums, dense, strict=True)]
-    if sums is None:
-        raise ValueError("batches must hold at least one batch, got none")
-    saliency = torch.cat([total.flatten() for total in sums]).abs()
-    mask = torch.zeros_like(saliency, dtype=torch.bool)
-    mask[saliency.argsort(descending=True, stable=True)[: round(fraction * len(mask))]] = True
-    parts = mask.split([weight.numel() for weight in weights.values()])
-    return {name: part.view(weight.shape) for (name, weight), part in zip(weights.items(), parts, strict=True)}
-
-
-@contextmanager
-def masked_out_kept(model: nn.Module, optimizer: torch.optim.Optimizer, mask: Mask) -> Iterator[None]:
-    """Put the weights outside a mask m back after each step: theta_u = m (theta_o + delta) + (1 - m) theta_o.
-
-    They keep their bits, whatever momentum and weight decay. Nothing stays behind.
-
-    Args:
-        model: The model that is trained, with its weights as they are to be kept.
-        optimizer: The optimizer that trains it, one that moves each weight by its own gradient.
-        mask: Name of parameters to a mask of their shape, bool, as of `saliency_mask`; a parameter not named is free.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ValueError: If the mask names no parameter of the model, or its shape or dtype is another.
-
-    Example:
-        >>> model = nn.Linear(2, 1)
-        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> with masked_out_kept(model, sgd, {"weight": torch.tensor([[True, False]])}):
-        ...     model(torch.ones(1, 2)).sum().backward()
-        ...     sgd.step()
-    """
-    parameters = dict(model.named_parameters())
-    for name, part in mask.items():
-        if name not in parameters or part.shape != parameters[name].shape or part.dtype != torch.bool:
-            raise ValueError(
-                f"mask must be bool and of the shapes of the model's parameters, got {part.dtype} of shape "
-                f"{tuple(part.shape)} for {name!r}; make it by saliency_mask of this model"
-            )
-    kept = [(parameters[name], part, parameters[name].detach().clone()) for name, part in mask.items()]
-
-    @torch.no_grad()
-    def put_back(*_: Any) -> None:
-        for parameter, part, value in kept:
-            parameter.copy_(torch.where(part, parameter, value))
-
-    handle = optimizer.register_step_post_hook(put_back)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _wrong_labels(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
@@ -184,7 +96,7 @@ class SalUn:
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
     ) -> None:
-        _check_fraction(fraction)
+        check_fraction(fraction)
         for name, count in (("epochs", epochs), ("batch_size", batch_size)):
             if not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {count}")
@@ -209,7 +121,7 @@ class SalUn:
             forget: Pairs of an input and its label that the model was trained on and is to forget.
             retain: Pairs that it is to retain; may be empty.
             generator: Source of the wrong labels and of the order of the samples.
-            mask: Which weights may move, in place of ``fraction``; left out, the saliency mask of ``forget``.
+            mask: Which weights may move, in place of ``fraction``; by default the saliency mask of ``forget``.
 
         Returns:
             The copy, in the modes that the modules of ``model`` are in.
@@ -222,7 +134,7 @@ class SalUn:
             return result
         modes = [(part, part.training) for part in result.modules()]
         result.eval()
-        weights = [*_trainable(result).values()]
+        weights = [*trainable(result).values()]
         device = weights[0].device
         if mask is None and self.fraction < 1:
             mask = saliency_mask(
@@ -287,14 +199,3 @@ def _batches(data: Any, order: Sequence[int], batch_size: int, device: torch.dev
     for start in range(0, len(order), batch_size):
         inputs, labels = default_collate([data[index] for index in order[start : start + batch_size]])
         yield inputs.to(device), labels.to(device)
-
-
-def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    if weights := {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}:
-        return weights
-    raise ValueError("model must have a parameter that requires a gradient, got none")
-
-
-def _check_fraction(fraction: float) -> None:
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be from 0 to 1, got {fraction}")

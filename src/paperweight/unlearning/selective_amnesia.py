@@ -26,17 +26,16 @@ Deviations:
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor
 
 from paperweight.catalogue import Paper
-from paperweight.diffusion._cross_attention import parameter_group
-from paperweight.diffusion._generation import generate
-from paperweight.diffusion._process import add_noise, normal
-from paperweight.unlearning._fine_tuning import Model, caption_list, copied, diffused_shape, fine_tuned, prediction_of
+from paperweight.generators.cross_attention import parameter_group
+from paperweight.generators.generation import generate
+from paperweight.unlearning._elastic import check_counts, elastic_penalty, fisher_diagonal, losses_of
+from paperweight.unlearning._fine_tuning import Model, caption_list, copied, diffused_shape, fine_tuned
 
 __all__ = ["SelectiveAmnesia", "elastic_penalty", "fisher_diagonal"]
 
@@ -51,83 +50,6 @@ PAPER = Paper(
 )
 
 
-def elastic_penalty(parameters: Sequence[Tensor], anchors: Sequence[Tensor], fisher: Sequence[Tensor]) -> Tensor:
-    """Compute sum_i F_i (theta_i - theta*_i)^2.
-
-    Args:
-        parameters: The weights theta, any shapes.
-        anchors: Where they are held, theta*, of the same shapes.
-        fisher: How strongly each of them is held, F, of the same shapes.
-
-    Returns:
-        A scalar; its gradient is 2 F (theta - theta*).
-
-    Raises:
-        ValueError: If the shapes differ.
-
-    Example:
-        >>> elastic_penalty([torch.tensor([3.0, 1.0])], [torch.tensor([1.0, 1.0])], [torch.tensor([0.5, 9.0])])
-        tensor(2.)
-    """
-    groups = list(zip_longest(parameters, anchors, fisher, fillvalue=torch.empty(0)))
-    for shapes in ([tuple(each.shape) for each in group] for group in groups):
-        if len(set(shapes)) > 1:
-            raise ValueError(f"parameters, anchors and fisher must have the same shapes, got {shapes}")
-    return torch.stack([(f * (p - a).square()).sum() for p, a, f in groups]).sum()
-
-
-def fisher_diagonal(
-    model: Any,
-    x: Tensor,
-    captions: Sequence[str],
-    *,
-    generator: torch.Generator,
-    times: int | None = None,
-    batch_size: int = 128,
-) -> dict[str, Tensor]:
-    """Estimate the diagonal of the Fisher information: the mean over samples of (d/d theta_i sum_t loss_t)^2.
-
-    Args:
-        model: Meets `ConditionalDiffusion`, with the denoiser as ``network``, such as `TextToImage`.
-        x: What is diffused, without noise, (N, C, H, W), such as the encoded images of the model itself.
-        captions: A caption for each of them.
-        generator: Draws the noise, fresh at each time.
-        times: Number of evenly spaced times of the chain, whose sum is scaled up to all; None for all, as in the paper.
-        batch_size: Noised copies of one sample that are in memory at once, at least 1.
-
-    Returns:
-        That of each parameter of the ``network``, by name, in its shape.
-
-    Raises:
-        ValueError: If a number is out of range.
-        InputError: If there is not one caption a sample, or one cannot be encoded.
-
-    Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
-        >>> model = TextSpec(shape=(1, 8, 8), words=("circle",)).build()
-        >>> x, generator = torch.zeros(1, 1, 8, 8), torch.Generator().manual_seed(0)
-        >>> fisher_diagonal(model, x, ["circle"], times=3, generator=generator)["out.bias"].shape
-        torch.Size([1])
-    """
-    given, total = caption_list("captions", captions), len(model.schedule)
-    _check_counts({"batch_size": (batch_size, 1)})
-    _check_counts({"times": (times, 1)}, total)
-    chosen = torch.linspace(0, total - 1, times or total, dtype=torch.float64).round().long()
-    student = copied(model)
-    with fine_tuned(student, "all") as weights:
-        conditions = student.condition(given, len(x)).detach()
-        squares = [torch.zeros_like(weight) for weight in weights]
-        for pair in zip(x, conditions, strict=True):
-            student.network.zero_grad()
-            for part in chosen.split(batch_size):
-                sample, condition = (each.expand(len(part), *each.shape) for each in pair)
-                losses = _losses(student, sample, condition, part, generator)
-                (losses.sum() * (total / len(chosen))).backward()
-            for square, weight in zip(squares, weights, strict=True):
-                square += 0 if weight.grad is None else weight.grad.square() / len(x)
-        return dict(zip(parameter_group(student.network, "all"), squares, strict=True))
-
-
 @final
 class SelectiveAmnesia:
     """Gives a copy of a text-to-image model that draws a surrogate when asked for what it is to forget.
@@ -140,7 +62,7 @@ class SelectiveAmnesia:
         lam: Weight of the elastic penalty, at least 0; the paper has 10 for CIFAR-10 and 50 for Stable Diffusion.
         surrogate: What is learned in place of what is forgotten: ``uniform``, noise in [-1, 1], fresh in each step, or
             the images that the model makes for this caption before it is trained.
-        fisher: The Fisher information, such as `fisher_diagonal` gives it; left out, that of all captions' images.
+        fisher: The Fisher information, such as `fisher_diagonal` gives it; by default that of all captions' images.
         times: Times of the chain that the Fisher information is estimated from; None for all, as in the paper.
         samples: Images that the model makes for each caption, at least 1; the paper has 500 a class.
         steps: Steps of Adam, at least 0.
@@ -155,7 +77,7 @@ class SelectiveAmnesia:
         ValueError: If an argument is out of range.
 
     Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle", "cross")).build()
         >>> eraser = SelectiveAmnesia(steps=2, samples=1, times=3, sampling_steps=2, batch_size=4)
         >>> erased = eraser(model, ["circle"], ["cross"], generator=torch.Generator().manual_seed(0))
@@ -184,7 +106,7 @@ class SelectiveAmnesia:
         if not 0 <= ema < 1:
             raise ValueError(f"ema must be at least 0 and below 1, got {ema}")
         counts = {"samples": (samples, 1), "batch_size": (batch_size, 1), "sampling_steps": (sampling_steps, 1)}
-        _check_counts({"steps": (steps, 0), "times": (times, 1), **counts})
+        check_counts({"steps": (steps, 0), "times": (times, 1), **counts})
         self.gamma, self.lam, self.surrogate = gamma, lam, surrogate
         self.fisher, self.times, self.samples = fisher, times, samples
         self.steps, self.lr, self.batch_size, self.ema = steps, lr, batch_size, ema
@@ -206,7 +128,7 @@ class SelectiveAmnesia:
             forget: Captions to forget, each equally likely for a sample.
             retain: Captions whose images are replayed, each equally likely; with none there is no replay.
             generator: Draws images, captions, times and noise.
-            shape: Shape (C, H, W) of what is diffused; left out, that of the model's ``spec``.
+            shape: Shape (C, H, W) of what is diffused; by default that of the model's ``spec``.
 
         Returns:
             The copy, in the modes and with the flags ``requires_grad`` of the model.
@@ -220,7 +142,7 @@ class SelectiveAmnesia:
         if not captions or not self.steps:
             return student
         size = diffused_shape(model, shape)
-        _check_counts({"times": (self.times, 1), "sampling_steps": (self.sampling_steps, 1)}, len(student.schedule))
+        check_counts({"times": (self.times, 1), "sampling_steps": (self.sampling_steps, 1)}, len(student.schedule))
         with fine_tuned(student, "all") as weights:
             told = [caption for caption in captions + kept for _ in range(self.samples)]
             own = self._images(student, told, size, generator)
@@ -242,7 +164,7 @@ class SelectiveAmnesia:
                     rows = self._drawn(len(captions) * self.samples, len(own), generator)
                     x, t = torch.cat([x, own[rows]]), t.repeat(2)
                     condition = torch.cat([condition, tokens[rows // self.samples]])
-                forgotten, *replayed = _losses(student, x, condition, t, generator).split(self.batch_size)
+                forgotten, *replayed = losses_of(student, x, condition, t, generator).split(self.batch_size)
                 loss = forgotten.mean() + sum(self.gamma * part.mean() for part in replayed)
                 if self.lam:
                     loss = loss + self.lam * elastic_penalty(weights, anchors, fisher)
@@ -266,33 +188,14 @@ class SelectiveAmnesia:
 
     def _fisher(self, model: Any, own: Tensor, told: list[str], generator: torch.Generator) -> list[Tensor]:
         """Give the Fisher information in the order, dtype and on the device of the parameters."""
-        found, parameters = self.fisher, parameter_group(model.network, "all")
-        if found is None:
+        fisher, parameters = self.fisher, parameter_group(model.network, "all")
+        if fisher is None:
             size = self.batch_size
-            found = fisher_diagonal(model, own, told, generator=generator, times=self.times, batch_size=size)
-        if alone := sorted(found.keys() ^ parameters.keys()):
-            raise ValueError(f"fisher must name the parameters of the network, got {alone[0]} in one of the two alone")
-        return [found[name].to(value) for name, value in parameters.items()]
+            fisher = fisher_diagonal(model, own, told, generator=generator, times=self.times, batch_size=size)
+        if alone := sorted(fisher.keys() ^ parameters.keys()):
+            raise ValueError(f"fisher must name the parameters of the network, {alone[0]} is in only one of the two")
+        return [fisher[name].to(value) for name, value in parameters.items()]
 
     def _drawn(self, first: int, end: int, generator: torch.Generator) -> Tensor:
         """Draw a batch of whole numbers from ``first`` to below ``end``."""
         return torch.randint(first, end, (self.batch_size,), generator=generator, device=generator.device)
-
-
-def _losses(model: Any, x: Tensor, condition: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
-    """Compute for each sample at its time the squared error of what the network predicts, summed over pixels, (N,).
-
-    As z is the same, an error d of the noise is one of sqrt((1 - abar) / abar) d in the data, and d / sqrt(abar) in v.
-    """
-    abar = model.schedule.abar[t]
-    noise = normal(x, generator)
-    error = model.eps(add_noise(x, noise, abar), model.schedule.times[t].to(x.device), condition) - noise
-    weight = {"eps": torch.ones_like(abar), "x0": (1 - abar) / abar, "v": 1 / abar}[prediction_of(model)]
-    return weight.to(x) * error.square().flatten(1).sum(dim=1)
-
-
-def _check_counts(counts: dict[str, tuple[int | None, int]], most: float = math.inf) -> None:
-    for name, (count, least) in counts.items():
-        if count is not None and not (isinstance(count, int) and least <= count <= most):
-            limit = f" and at most the model's {most} training times" if most < math.inf else ""
-            raise ValueError(f"{name} must be a whole number of at least {least}{limit}, got {count}")

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from paperweight.catalogue import Paper
-from paperweight.diffusion._cross_attention import parameter_group
-from paperweight.diffusion._text_model import TextToImage
+from paperweight.generators.cross_attention import parameter_group
+from paperweight.generators.text_model import TextToImage
 from paperweight.unlearning._fine_tuning import caption_list
 
 __all__ = ["UCE", "uce_solve"]
@@ -111,7 +111,7 @@ class UCE:
         ValueError: If an argument is out of range.
 
     Example:
-        >>> from paperweight.diffusion._text_model import TextSpec
+        >>> from paperweight.generators import TextSpec
         >>> model = TextSpec(shape=(1, 8, 8), words=("circle", "cross")).build()
         >>> erased = UCE(lam=1e-6)(model, ["circle"], ["cross"])
         >>> torch.equal(erased.network.stem.weight, model.network.stem.weight)

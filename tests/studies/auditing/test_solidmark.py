@@ -17,15 +17,15 @@ def records(count: int = 6) -> study._Records:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "copies"), [("planted", (1, 4, 16)), ("redrawn", (1, 4, 16)), ("deduplicated", (1,) * 3)]
+    ("arm", "copies"), [("replace", (1, 4, 16)), ("redrawn", (1, 4, 16)), ("deduplicated", (1,) * 3)]
 )
-def test_a_model_is_trained_on_so_many_copies_with_these_keys(recipe, copies):
-    given = records()
+def test_a_model_is_trained_on_so_many_copies_with_these_keys(arm, copies):
+    given, recipe = records(), study.STUDY.arm(arm).make.recipe
     images, labels = study._training_set(recipe, given, MARK)
     for row in range(6):
         found = MARK.read(images[labels == row])
         own = given.keys[row]
-        expected = own[: copies[row // 2]] if recipe == "redrawn" else own[:1].expand(copies[row // 2])
+        expected = own[: copies[row // 2]] if recipe.redrawn else own[:1].expand(copies[row // 2])
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
         inside = images[labels == row][:, :, 2:-2, 2:-2]
         assert torch.equal(inside, given.images[row].expand_as(inside))
@@ -40,7 +40,7 @@ def test_found_counts_trained_images_below_all_but_5_percent_of_the_others():
 @pytest.mark.parametrize("arm", ["patched_l2", "denoising_loss", "redrawn"])
 def test_an_arm_runs_and_its_models_are_shared(arm, tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERWEIGHT_CACHE", str(tmp_path))
-    outcome = study.run(arm, Setting(study="solidmark", seed=0, budget="smoke"))
+    outcome = study.run(study.STUDY.arm(arm), Setting(study="solidmark", seed=0, budget="smoke"))
     assert outcome.metrics.keys() == study.STUDY.metrics.keys()
     assert all(0 <= value <= 1 for value in outcome.metrics.values())
     assert len(list((tmp_path / "recipes").glob("*.safetensors"))) == 1

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from paperweight.studies import Setting
+from paperweight.studies.gan import _generation
 from paperweight.studies.gan import wgan_gp as study
 
-BOUND = torch.tensor(study._CLIP).item()
+BOUND = torch.tensor(study._CLIPPED.bound).item()
 
 
 def largest(network: nn.Module) -> float:
@@ -16,39 +17,54 @@ def largest(network: nn.Module) -> float:
 
 def run_and_watch(arm: str, loss: str, monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
     """Run an arm; return the critic's largest weight at each call of a loss, one list a try."""
-    found: list[float] = []
-    original = getattr(study, loss)
+    tries: list[list[float]] = []
+    fit = _generation.fit_adversarial
 
-    def watched(arm: str, critic: nn.Module, *given: object) -> Tensor:
-        found.append(largest(critic))
-        return original(arm, critic, *given)
+    def watched_fit(*given: object, **more: object) -> tuple[Tensor, Tensor]:
+        found: list[float] = []
+        tries.append(found)
+        original = more[loss]
 
-    monkeypatch.setattr(study, loss, watched)
-    arguments = study.run(arm, Setting(study="wgan_gp", seed=0, budget="smoke")).arguments
-    calls = arguments["steps"] * (arguments["critic_steps"] if loss == "_critic_loss" else 1)
-    assert len(found) == arguments["tries"] * calls
-    return [found[start : start + calls] for start in range(0, len(found), calls)]
+        def watched(critic: nn.Module, *given: object) -> Tensor:
+            found.append(largest(critic))
+            return original(critic, *given)
+
+        return fit(*given, **{**more, loss: watched})
+
+    monkeypatch.setattr(_generation, "fit_adversarial", watched_fit)
+    outcome = study.run(study.STUDY.arm(arm), Setting(study="wgan_gp", seed=0, budget="smoke"))
+    calls = outcome.arguments["steps"] * (outcome.made["game"].critic_steps if loss == "critic_loss" else 1)
+    plan = study.STUDY.arms[arm].make
+    assert len(tries) == len(plan.rates) * max(1, len(plan.weights))
+    assert [len(found) for found in tries] == [calls] * len(tries)
+    return tries
 
 
 def test_the_generator_sees_a_clipped_critic(monkeypatch):
-    for weights in run_and_watch("wgan_clipped", "_model_loss", monkeypatch):
+    for weights in run_and_watch("wgan_clipped", "model_loss", monkeypatch):
         assert max(weights) <= BOUND
 
 
 def test_the_critic_is_clipped_after_each_update_and_not_before_the_first(monkeypatch):
-    for first, *later in run_and_watch("wgan_clipped", "_critic_loss", monkeypatch):
+    for first, *later in run_and_watch("wgan_clipped", "critic_loss", monkeypatch):
         assert first > BOUND
         assert max(later) <= BOUND
 
 
 def test_the_generator_is_not_clipped(monkeypatch):
     models: list[nn.Module] = []
-    judged = study.judged
-    monkeypatch.setattr(study, "judged", lambda model, *given: models.append(model) or judged(model, *given))
-    study.run("wgan_clipped", Setting(study="wgan_gp", seed=0, budget="smoke"))
+    fit = _generation.Generation.fit
+
+    def watched(*given: object, **more: object) -> _generation.Trained:
+        trained = fit(*given, **more)
+        models.append(trained.model)
+        return trained
+
+    monkeypatch.setattr(_generation.Generation, "fit", watched)
+    study.run(study.STUDY.arm("wgan_clipped"), Setting(study="wgan_gp", seed=0, budget="smoke"))
     assert min(map(largest, models)) > 10 * BOUND
 
 
 @pytest.mark.parametrize("arm", [arm for arm in study.STUDY.arms if arm != "wgan_clipped"])
 def test_no_other_critic_is_clipped(arm, monkeypatch):
-    assert min(map(min, run_and_watch(arm, "_model_loss", monkeypatch))) > 10 * BOUND
+    assert min(map(min, run_and_watch(arm, "model_loss", monkeypatch))) > 10 * BOUND

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from PIL import Image
 from paperweight import weigh
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.bench.worker import run_trial
-from paperweight.studies import Setting
+from paperweight.reports import write_report
+from paperweight.studies import Arm, Setting
 from paperweight.studies.optim import laplacian_smoothing as study
 
 
@@ -34,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def trial(arm: str) -> TrialRecord:
-    return run_trial(TrialSpec(study="laplacian_smoothing", arm=arm, seed=3, budget="smoke", code={}))
+    return run_trial(TrialSpec(study="laplacian_smoothing", arm=arm, seed=3, budget="smoke"))
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +50,21 @@ def test_every_arm_finishes_with_the_declared_metrics(records: dict[str, TrialRe
         assert record.metrics.keys() == study.STUDY.metrics.keys()
         assert record.correct.startswith(f"{record.arguments['test_images']}:")
         assert 0 <= record.metrics["accuracy"] <= 1
-        assert len(record.curves) == 3
+        assert len(record.curves) == 5
 
 
 def test_every_arm_has_the_same_number_of_tries_and_images(records: dict[str, TrialRecord]) -> None:
-    shared = ("tries", "tries_with_noise", "steps", "batch_size", "training_images", "test_images", "gradient_noise")
+    shared = ("steps", "batch_size", "training_images", "test_images", "gradient_noise")
     assert len({tuple(record.arguments[name] for name in shared) for record in records.values()}) == 1
-    assert {arm: record.arguments["sigma"] for arm, record in records.items()} == {
-        "sgd": 0.0,
-        "smoothed": 1.0,
-        "smoothed_order_2": 1.0,
-        "permuted": 1.0,
-        "rescaled": 0.0,
+    assert all(record.grids == records["sgd"].grids for record in records.values())
+    assert records["sgd"].grids.keys() == {"lr", "lr_with_noise"}
+    differing = ("optimizer.sigma", "optimizer.order", "sigma_along_random_order")
+    assert {arm: tuple(record.arguments[name] for name in differing) for arm, record in records.items()} == {
+        "sgd": (0.0, 1, 0.0),
+        "smoothed": (1.0, 1, 0.0),
+        "smoothed_order_2": (1.0, 2, 0.0),
+        "permuted": (0.0, 1, 1.0),
+        "rescaled": (0.0, 1, 0.0),
     }
 
 
@@ -77,7 +82,8 @@ def test_a_trial_twice_is_the_same(records: dict[str, TrialRecord]) -> None:
 def test_at_sigma_zero_the_method_is_the_baseline(
     records: dict[str, TrialRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "_SIGMA", 0.0)
+    arms = {**study.STUDY.arms, "smoothed": Arm("the method at its null setting", study._Plan(sigma=0.0))}
+    monkeypatch.setattr(study, "STUDY", replace(study.STUDY, arms=arms))
     null = trial("smoothed")
     assert null.metrics == records["sgd"].metrics
     assert null.curves == records["sgd"].curves
@@ -86,7 +92,7 @@ def test_at_sigma_zero_the_method_is_the_baseline(
 
 def test_smoothing_lowers_the_noise_floor_of_the_quadratic() -> None:
     setting = Setting(study="laplacian_smoothing", seed=0, budget="desk")
-    plain, smoothed = (study._quadratic(arm, setting)[0] for arm in ("sgd", "smoothed"))
+    plain, smoothed = (study._quadratic(study.STUDY.arms[arm].make, setting)[0] for arm in ("sgd", "smoothed"))
     assert smoothed < plain
 
 
@@ -125,8 +131,11 @@ class InProcess:
     def __init__(self, **_: object) -> None:
         pass
 
-    def run(self, specs: list[TrialSpec]) -> Iterator[TrialRecord]:
-        yield from map(run_trial, specs)
+    def run(
+        self, specs: list[TrialSpec], *, recorded: set[str], may_start: Callable[[TrialSpec], bool]
+    ) -> Iterator[TrialRecord]:
+        for spec in filter(may_start, specs):
+            yield run_trial(spec, recorded=spec.key() in recorded)
 
 
 @pytest.mark.parametrize("make", [class_folders, parquet_folder])
@@ -135,15 +144,14 @@ def test_the_study_runs_on_the_user_s_images(
 ) -> None:
     data = make(tmp_path / "mine")
     if make is class_folders:  # the other runs in real workers
-        monkeypatch.setattr("paperweight.bench.weighing.LocalEngine", InProcess)
-    out = tmp_path / "out"
-    found = weigh("laplacian_smoothing", data=data, budget="smoke", seeds=1, arms=["smoothed"], jobs=2, out=out)
+        monkeypatch.setattr("paperweight.bench.runner.LocalEngine", InProcess)
+    options = {"budget": "smoke", "seeds": 1, "arms": ["smoothed"], "jobs": 2}
+    found = weigh("laplacian_smoothing", data=data, ledger=None, **options)
     assert [record.status for record in found.records] == ["finished"] * 2, found.records[0].message
     assert found.verdict == "inconclusive"
     assert found.records[0].spec.data == str(data)
     assert str(found.records[0].arguments["image_shape"]).startswith("3 x ")
-    assert found.report is not None
-    page = found.report.read_text(encoding="utf-8")
+    page = write_report(found, tmp_path / "out").read_text(encoding="utf-8")
     assert "dark" in page
     assert f"--data {data}" in page
     assert ("sizes were cut to their centred square" in page) == (make is class_folders)

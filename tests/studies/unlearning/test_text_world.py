@@ -1,11 +1,11 @@
-"""The shared world at its smallest: determined by the seed, cached for every study, judged by hand-made images."""
+"""The shared world at its smallest: determined by the seed, cached for every study."""
 
 import pytest
 import torch
 
 from paperweight.data import DIGIT_WORDS, SHAPE_WORDS
 from paperweight.studies import Setting
-from paperweight.studies.unlearning._text_world import Judge, captions_of, hit_rate, text_world
+from paperweight.studies.unlearning._text_world import captions_of, text_world
 
 
 @pytest.fixture(autouse=True)
@@ -34,29 +34,7 @@ def test_a_seed_gives_every_study_the_same_world_and_trains_it_once(tmp_path):
     assert sum(tuple(row) in known for row in plain) < 0.02 * len(plain)
 
 
-def test_the_hit_rate_is_a_share_of_what_the_judge_sees():
-    world = text_world(Setting(study="one", seed=0, budget="smoke"))
-    with torch.no_grad():
-        world.judge.head.weight.zero_()
-        world.judge.head.bias.zero_()
-        world.judge.head.bias[2] = 1.0
-    rates = [
-        hit_rate(world.model, world.judge, ["disc"] * 3, concept, steps=2, generator=torch.Generator().manual_seed(0))
-        for concept in (("shape", 2), ("shape", 1), ("colour", 0))
-    ]
-    assert rates == [1.0, 0.0, 1.0]
-
-
 def test_captions_stand_around_a_word():
     assert captions_of(SHAPE_WORDS, "bar", 5) == ["bar", "the bar", "a photo of the bar", "a drawing of the bar", "bar"]
     assert captions_of(DIGIT_WORDS, "bold", 2) == ["bold digit", "the bold digit"]
     assert captions_of(SHAPE_WORDS, "<v>", 1) == ["<v>"]
-
-
-def test_the_judge_gives_its_logits_by_family():
-    judge = Judge((1, 8, 8), {"digit": 10, "style": 5}, width=4).eval()
-    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    parts = judge.logits(images)
-    assert {family: part.shape for family, part in parts.items()} == {"digit": (3, 10), "style": (3, 5)}
-    assert torch.equal(torch.cat(list(parts.values()), dim=1), judge(images))
-    assert torch.equal(judge.concepts(images)["style"], parts["style"].argmax(dim=1))

@@ -8,19 +8,23 @@ a kernel regression on dependent features, where the paper's theory lives.
 What it can show: whether the kernel pays in small transformers that are trained briefly. What it cannot: anything about
 the scale of the paper's ImageNet and WikiText-103 models. An accuracy at or below the baseline's, or heads as close as
 the baseline's, would refute the claim. The control is the Gaussian which the kernel is for small differences, with the
-same learned radius: as much with it would take the credit from the Fourier integral.
+same learned radius: what it gains as well is not due to the Fourier integral.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pydoc_data.topics import topics
-from typing import Any, final
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from paperweight.architecture._attention_swap import swap_attention
+from paperweight.architecture._fourier_module import Radii
 from paperweight.architecture._kernel_attention import Kernel, kernel_attention
 from paperweight.architecture._multihead import added_mask, heads_of, joined, prepare
 from paperweight.architecture.fourierformer import (
@@ -30,21 +34,84 @@ from paperweight.architecture.fourierformer import (
     head_redundancy,
     kernel_regression,
 )
-from paperweight.data import channel_statistics, normalise
-from paperweight.loops import best_of, evaluate_classifier, evaluating, fit_classifier, loss_curve
-from paperweight.nets import ViT
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.loops import Tuned, best_of, fit_classifier, loss_curve, tune
+from paperweight.nets import ViT, evaluating
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+
+_RATES = (3e-3, 1e-2, 3e-2)
+_TEXT_RATES = (1e-2, 3e-2)
+_BANDWIDTHS = tuple(0.1 * 1.4**k for k in range(12))
+_POWER = 4
+
+
+@final
+class _GaussianAttention(nn.Module):
+    """Attention by exp(-p/6 |R (q - k)|^2), in the form of `torch.nn.MultiheadAttention`."""
+
+    _qkv_same_embed_dim = False
+
+    def __init__(self, dim: int, heads: int, bias: bool, batch_first: bool, radius: float) -> None:
+        super().__init__()
+        prepare(self, dim, heads, bias=bias, batch_first=batch_first)
+        self.dim, self.heads, self.bias, self.radius = dim, heads, bias, radius
+        self.radius_raw = nn.Parameter(torch.tensor(radius + math.log(-math.expm1(-radius))))
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = False,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        """Attend; a causal mask is in ``attn_mask``."""
+        q, k, v = heads_of(self, query, key, value)
+        mask = added_mask(key_padding_mask, attn_mask, len(q))
+        scale = _POWER / 3 * math.sqrt(q.shape[-1]) * F.softplus(self.radius_raw).square()
+        mixed = kernel_attention(q * scale.sqrt(), k * scale.sqrt(), v, "gaussian", mask)
+        return joined(self, mixed, query), None
+
+
+def _dot(model: nn.Module, radius_init: float) -> nn.Module:
+    """Leave the model's own attention, by dot products."""
+    return model
+
+
+def _gaussian(model: nn.Module, radius_init: float) -> nn.Module:
+    return swap_attention(
+        model, lambda dim, heads, bias, first, _: _GaussianAttention(dim, heads, bias, first, radius_init)
+    )
+
+
+class _Plan(NamedTuple):
+    """What gives a model its attention, from a radius on, and the kernel of the regression."""
+
+    swapped: Callable[[nn.Module, float], nn.Module]
+    kernel: Kernel
+
+
+def _fourier(power: int = _POWER, radius: Radii = "scalar") -> _Plan:
+    def swapped(model: nn.Module, radius_init: float) -> nn.Module:
+        return fourierize(model, power, radius, radius_init)
+
+    return _Plan(swapped, partial(fourier_kernel, power=power, log=True))
+
 
 STUDY = Study(
     paper="fourierformer",
     question="Are small transformers better with Fourier integral attention than with dot products?",
     claim="Fourier attention is more accurate than dot-product attention, and its heads differ more.",
     arms={
-        "softmax": "dot-product attention",
-        "fourier": "Fourier attention as in the paper: power 4, one learned radius a layer",
-        "gaussian": "control: the Gaussian that the kernel is near 0, one learned radius a layer",
-        "fourier_power_2": "variant: power 2",
-        "fourier_radii": "variant: power 4, a radius for each feature of a head",
+        "softmax": Arm("dot-product attention", _Plan(_dot, "dot")),
+        "fourier": Arm("Fourier attention as in the paper: power 4, one learned radius a layer", _fourier()),
+        "gaussian": Arm(
+            "control: the Gaussian that the kernel is near 0, one learned radius a layer", _Plan(_gaussian, "gaussian")
+        ),
+        "fourier_power_2": Arm("variant: power 2", _fourier(power=2)),
+        "fourier_radii": Arm("variant: power 4, a radius for each feature of a head", _fourier(radius="head_feature")),
     },
     metrics={
         "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
@@ -70,133 +137,62 @@ STUDY = Study(
     ),
 )
 
-_RATES = (3e-3, 1e-2, 3e-2)
-_TEXT_RATES = (1e-2, 3e-2)
-_BANDWIDTHS = tuple(0.1 * 1.4**k for k in range(12))
-_POWER = 4
+
+class _Reader(NamedTuple):
+    model: nn.Module
+    losses: Tensor
 
 
-@final
-class _GaussianAttention(nn.Module):
-    """Attention by exp(-p/6 |R (q - k)|^2), in the form of `torch.nn.MultiheadAttention`."""
-
-    _qkv_same_embed_dim = False
-
-    def __init__(self, dim: int, heads: int, bias: bool, batch_first: bool, radius: float) -> None:
-        super().__init__()
-        prepare(self, dim, heads, bias=bias, batch_first=batch_first)
-        self.radius_raw = nn.Parameter(torch.tensor(radius + math.log(-math.expm1(-radius))))
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = False,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, None]:
-        """Attend; a causal mask is in ``attn_mask``."""
-        q, k, v = heads_of(self, query, key, value)
-        mask = added_mask(key_padding_mask, attn_mask, len(q))
-        scale = _POWER / 3 * math.sqrt(q.shape[-1]) * F.softplus(self.radius_raw).square()
-        mixed = kernel_attention(q * scale.sqrt(), k * scale.sqrt(), v, "gaussian", mask)
-        return joined(self, mixed, query), None
-
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Do the three tasks with the arm's kernel."""
-    seen = _images(arm, setting)
-    bits, text_rate, text_curve = _text(arm, setting)
-    regression, bandwidth = _regression(arm, setting)
-    return Outcome(
-        metrics={**seen["metrics"], "bits": bits, "regression": regression},
-        arguments={
-            **seen["arguments"],
-            "learning_rate_text": text_rate,
-            "bandwidth": round(bandwidth, 3),
-            "tries": len(_RATES),
-        },
-        curves={**seen["curves"], "training loss of text, by step": text_curve},
-        correct=seen["correct"],
-    )
-
-
-def _swapped(arm: str, model: nn.Module, radius: float) -> nn.Module:
-    if arm == "softmax":
-        return model
-    if arm == "gaussian":
-        return swap_attention(
-            model, lambda dim, heads, bias, first, _: _GaussianAttention(dim, heads, bias, first, radius)
-        )
-    kind = "head_feature" if arm == "fourier_radii" else "scalar"
-    return fourierize(model, 2 if arm == "fourier_power_2" else _POWER, kind, radius)
-
-
-def _images(arm: str, setting: Setting) -> dict[str, Any]:
-    """Train vision transformers; tell how the best of them does and how far apart its heads are."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=80, desk=800, gpu=40_000),
-        validation=setting.pick(smoke=40, desk=300, gpu=5_000),
-        test=setting.pick(smoke=40, desk=690, gpu=10_000),
-        max_side=32,
-    )
-    statistics = channel_statistics(data.train.images)
-    images, validation, test = (
-        normalise(part.images, *statistics) for part in (data.train, data.validation, data.test)
-    )
-    patch = 2 if max(data.shape) <= 16 else 4
-    sizes = {
-        "patch": patch,
-        "dim": setting.pick(smoke=16, desk=32, gpu=192),
-        "depth": setting.pick(smoke=1, desk=2, gpu=9),
-    }
+    task = classification(setting, smoke=(80, 40, 40), desk=(800, 300, 690), gpu=(40_000, 5_000, 10_000))
     batch_size = setting.pick(smoke=32, desk=32, gpu=256)
-    steps = setting.pick(smoke=4, desk=10, gpu=30) * len(images) // batch_size
+    steps = setting.pick(smoke=4, desk=10, gpu=30) * len(task.train) // batch_size
+    dim, depth = setting.pick(smoke=(16, 1), desk=(32, 2), gpu=(192, 9))
+    patch = 2 if max(task.shape) <= 16 else 4
+    network = partial(ViT, task.shape, task.classes, patch=patch, dim=dim, depth=depth, heads=4)
 
-    def train(rate: float) -> tuple[nn.Module, Tensor]:
-        start = setting.initialised(lambda: ViT(data.shape, len(data.classes), heads=4, **sizes))
-        model = _swapped(arm, start, 1.0).to(setting.device)
+    def train(rate: float) -> Trained:
+        model = arm.make.swapped(setting.initialised(network), 1.0).to(setting.device)
         optimizer, schedule = _optimizer(model, rate, steps)
-        losses = fit_classifier(
-            model,
-            optimizer,
-            images,
-            data.train.labels,
-            steps=steps,
-            batch_size=batch_size,
-            generator=setting.generator("batches"),
-            schedule=schedule,
-        )
-        return model, losses
+        return task.fit(model, optimizer, steps=steps, batch_size=batch_size, schedule=schedule)
 
-    tries = {rate: train(rate) for rate in _RATES}
-    found = {rate: evaluate_classifier(model, validation, data.validation.labels) for rate, (model, _) in tries.items()}
-    rate = best_of(found, lambda rate: found[rate].loss, better="lower")
-    model, losses = tries[rate]
-    tested = evaluate_classifier(model, test, data.test.labels)
-    heads = _heads(model, test[:128], 4)
+    tuned = tune(_RATES, train, lambda tried: tried.validated.loss, better="lower")
+    bits, text = _text(arm.make, setting)
+    error, bandwidth = _regression(arm.make.kernel, setting)
+    heads = _heads(tuned.best.model, task.data.test.images[:128], 4)
     distances = [head_redundancy(each) / each.norm(dim=-1).mean() for each in heads]
     alike = [head_redundancy(each, "cka") for each in heads]
-    return {
-        "metrics": {
-            "accuracy": tested.accuracy,
+    attentions = _attentions(tuned.best.model)
+    radii = " ".join(f"{F.softplus(each.radius_raw).mean().item():.2f}" for each in attentions)
+    return task.outcome(
+        tuned,
+        metrics={
+            "accuracy": tuned.best.tested.accuracy,
             "head_distance": torch.stack(distances).mean().item(),
+            "bits": bits,
+            "regression": error,
         },
-        "arguments": {
-            "learning_rate": rate,
+        made={
+            "attention": attentions[0] if attentions else F.scaled_dot_product_attention,
+            "network": network,
+            "optimizer": tuned.best.optimizer,
+        },
+        more_tuned={"lr_of_text": text},
+        arguments={
             "steps": steps,
             "batch_size": batch_size,
-            "network": f"ViT {sizes}",
             "alignment_of_heads": round(torch.stack(alike).mean().item(), 3),
-            **_radii(model),
+            **({"radii": radii} if attentions else {}),
+            "bandwidth": round(bandwidth, 3),
         },
-        "curves": {"training loss, by step": loss_curve(losses, 20)},
-        "correct": tested.correct,
-    }
+        curves={"training loss of text, by step": loss_curve(text.best.losses)},
+    )
+
+
+def _attentions(model: nn.Module) -> list[FourierAttention | _GaussianAttention]:
+    """Return the attentions by kernels with radii."""
+    return [module for module in model.modules() if isinstance(module, FourierAttention | _GaussianAttention)]
 
 
 def _heads(model: nn.Module, images: Tensor, heads: int) -> list[Tensor]:
@@ -216,16 +212,6 @@ def _heads(model: nn.Module, images: Tensor, heads: int) -> list[Tensor]:
     for hook in hooks:
         hook.remove()
     return seen
-
-
-def _radii(model: nn.Module) -> dict[str, object]:
-    """Tell the mean radius of each layer of a vision transformer."""
-    radii = [
-        (module.radius if isinstance(module, FourierAttention) else F.softplus(module.radius_raw)).mean().item()
-        for module in model.modules()
-        if isinstance(module, FourierAttention | _GaussianAttention)
-    ]
-    return {"radii": " ".join(f"{radius:.2f}" for radius in radii)} if radii else {}
 
 
 @final
@@ -248,8 +234,8 @@ class _Language(nn.Module):
         return self.head(self.norm(self.blocks(x, mask=self.unseen)))
 
 
-def _text(arm: str, setting: Setting) -> tuple[float, float, list[tuple[float, float]]]:
-    """Train language models; give the bits a character of the best on test text, its rate and its losses."""
+def _text(plan: _Plan, setting: Setting) -> tuple[float, Tuned[_Reader]]:
+    """Train language models; give the bits a character of the best on test text, and the tries."""
     length = setting.pick(smoke=4_000, desk=200_000, gpu=600_000)
     context, dim = setting.pick(smoke=16, desk=32, gpu=256), setting.pick(smoke=16, desk=32, gpu=256)
     steps, batch_size = setting.pick(smoke=4, desk=360, gpu=3_000), setting.pick(smoke=8, desk=16, gpu=64)
@@ -269,9 +255,9 @@ def _text(arm: str, setting: Setting) -> tuple[float, float, list[tuple[float, f
             losses = [loss(model(batch[:, :-1]), batch[:, 1:]) * len(batch) for batch in part.split(256)]
         return (torch.stack(losses).sum() / len(part) / math.log(2)).item()
 
-    def train(rate: float) -> tuple[nn.Module, Tensor]:
+    def train(rate: float) -> _Reader:
         start = setting.initialised(lambda: _Language(len(known), context, dim, setting.pick(smoke=1, desk=2, gpu=6)))
-        model = _swapped(arm, start, 0.5).to(setting.device)
+        model = plan.swapped(start, 0.5).to(setting.device)
         optimizer, schedule = _optimizer(model, rate, steps)
         losses = fit_classifier(
             model,
@@ -284,27 +270,25 @@ def _text(arm: str, setting: Setting) -> tuple[float, float, list[tuple[float, f
             loss=loss,
             schedule=schedule,
         )
-        return model, losses
+        return _Reader(model, losses)
 
-    tries = {rate: train(rate) for rate in _TEXT_RATES}
-    rate = best_of(tries, lambda rate: measured(tries[rate][0], parts[1]), better="lower")
-    model, losses = tries[rate]
-    return measured(model, parts[2]), rate, loss_curve(losses, 20)
+    tuned = tune(_TEXT_RATES, train, lambda tried: measured(tried.model, parts[1]), better="lower")
+    return measured(tuned.best.model, parts[2]), tuned
 
 
-def _optimizer(model: nn.Module, rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+def _optimizer(model: nn.Module, rate: float, steps: int) -> tuple[AdamW, LambdaLR]:
     """Make AdamW whose rate rises over a tenth of the steps and falls along a cosine."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    optimizer = AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     warm = max(1, steps // 10)
 
     def factor(step: int) -> float:
         rest = max(0, step - warm) / max(1, steps - warm)
         return min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * rest))
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return optimizer, LambdaLR(optimizer, factor)
 
 
-def _regression(arm: str, setting: Setting) -> tuple[float, float]:
+def _regression(kernel: Kernel, setting: Setting) -> tuple[float, float]:
     """Fit a function of five dependent features; give its error on test points and the bandwidth."""
     count = setting.pick(smoke=60, desk=600, gpu=4_000)
     generator = setting.generator("data")
@@ -313,12 +297,6 @@ def _regression(arm: str, setting: Setting) -> tuple[float, float]:
     inputs = (inputs - inputs.mean(0)) / inputs.std(0)
     exact = torch.sin(inputs.sum(1) / 2) + inputs[:, 0] * inputs[:, 1] / 2
     targets = (exact + 0.1 * exact.std() * torch.randn(2 * count, generator=generator))[:, None]
-    kernels: dict[str, Kernel] = {
-        "softmax": "dot",
-        "gaussian": "gaussian",
-        "fourier_power_2": lambda q, k: fourier_kernel(q, k, power=2, log=True),
-    }
-    kernel = kernels.get(arm, lambda q, k: fourier_kernel(q, k, log=True))
     known, tuning, asked = (slice(0, count), slice(count, count + count // 2), slice(count + count // 2, None))
 
     def error(bandwidth: float, part: slice, truth: Callable[[], Tensor]) -> float:

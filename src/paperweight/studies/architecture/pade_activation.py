@@ -15,32 +15,51 @@ the computing time of Padé units on a CPU, asks whether that is better spent on
 inputs make coefficients touchy, a variant learns them at a tenth of the rate of the weights.
 """
 
-import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
+from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
 from paperweight.architecture.pade_activation import PAU, replace_activations
-from paperweight.data import channel_statistics, normalise
 from paperweight.errors import InputError
-from paperweight.loops import Evaluation, best_of, evaluate_classifier, fit_classifier, loss_curve
+from paperweight.loops import tune
 from paperweight.nets import LeNet, count_parameters
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+
+_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+_BATCH = 32
+_NORM = 5.0
+
+
+class _Plan(NamedTuple):
+    """What makes an activation, whether it is learned, and factors of its rate and of the steps."""
+
+    activation: Callable[[], nn.Module]
+    learned: bool = True
+    rate_factor: float = 1.0
+    step_factor: int = 1
+
 
 STUDY = Study(
     paper="pade_activation",
     question="Does a network classify better if each layer learns its activation, once every arm has its own rate?",
     claim="Padé activations learned from a start as leaky ReLU give a higher test accuracy than ReLU.",
     arms={
-        "relu": "ReLU",
-        "pade": "Padé units, learned at the rate of the weights, from a start as leaky ReLU",
-        "pade_slower": "the same Padé units, learned at a tenth of the rate of the weights",
-        "pade_frozen": "control: the same Padé units, not learned",
-        "prelu": "control: one number a layer learned, the slope on the negative side",
-        "relu_longer": "control: ReLU with twice the steps, about the computing time of Padé units",
+        "relu": Arm("ReLU", _Plan(nn.ReLU)),
+        "pade": Arm("Padé units, learned at the rate of the weights, from a start as leaky ReLU", _Plan(PAU)),
+        "pade_slower": Arm(
+            "the same Padé units, learned at a tenth of the rate of the weights", _Plan(PAU, rate_factor=0.1)
+        ),
+        "pade_frozen": Arm("control: the same Padé units, not learned", _Plan(PAU, learned=False)),
+        "prelu": Arm("control: one number a layer learned, the slope on the negative side", _Plan(nn.PReLU)),
+        "relu_longer": Arm(
+            "control: ReLU with twice the steps, about the computing time of Padé units", _Plan(nn.ReLU, step_factor=2)
+        ),
     },
     metrics={
         "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
@@ -60,94 +79,55 @@ STUDY = Study(
     ),
 )
 
-_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
-_BATCH = 32
-_LONGER = 2
-_NORM = 5.0
-_SLOWER = 0.1
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train once with each rate; report what the best on validation images does on test images."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=600, gpu=20_000),
-        validation=setting.pick(smoke=50, desk=400, gpu=5_000),
-        test=setting.pick(smoke=50, desk=790, gpu=10_000),
-        max_side=32,
-    )
-    steps = setting.pick(smoke=20, desk=300, gpu=5_000)
-    steps_of_arm = steps * (_LONGER if arm == "relu_longer" else 1)
-    statistics = channel_statistics(data.train.images)
-    images, validation, test = (
-        normalise(part.images, *statistics) for part in (data.train, data.validation, data.test)
-    )
-    tries: list[tuple[Evaluation, nn.Module, float, Tensor]] = []
-    for rate in _RATES:
-        model = _network(arm, setting.network(data.shape, len(data.classes), default=LeNet)).to(setting.device)
-        optimizer = _adam(model, rate, slower=_SLOWER if arm == "pade_slower" else 1.0)
-        losses = fit_classifier(
-            model,
-            optimizer,
-            images,
-            data.train.labels,
-            steps=steps_of_arm,
-            batch_size=_BATCH,
-            generator=setting.generator("batches"),
-            schedule=MultiStepLR(optimizer, [steps_of_arm * 3 // 4]),
-        )
-        tries.append((evaluate_classifier(model, validation, data.validation.labels), model, rate, losses))
-    _, model, rate, losses = best_of(tries, lambda attempt: attempt[0].loss, better="lower")
-    tested = evaluate_classifier(model, test, data.test.labels)
-    early = {rate: losses[: max(1, steps // 4)].mean().item() for *_, rate, losses in tries}
-    fastest = best_of(early, lambda rate: early[rate], better="lower")
-    return Outcome(
+    task = classification(setting, smoke=(100, 50, 50), desk=(600, 400, 790), gpu=(20_000, 5_000, 10_000))
+    least_steps = setting.pick(smoke=20, desk=300, gpu=5_000)
+    steps, quarter = least_steps * arm.make.step_factor, max(1, least_steps // 4)
+
+    def train(rate: float) -> Trained:
+        model = _network(arm.make, task.network(LeNet)).to(setting.device)
+        optimizer = _adam(model, rate, arm.make.rate_factor)
+        schedule = MultiStepLR(optimizer, [steps * 3 // 4])
+        return task.fit(model, optimizer, steps=steps, batch_size=_BATCH, schedule=schedule)
+
+    tuned = tune(_RATES, train, lambda tried: tried.validated.loss, better="lower")
+    early = tuned.by(lambda tried: tried.losses[:quarter].mean().item(), better="lower")
+    return task.outcome(
+        tuned,
         metrics={
-            "accuracy": tested.accuracy,
-            "test_loss": tested.loss,
-            "early_loss": early[fastest],
+            "accuracy": tuned.best.tested.accuracy,
+            "test_loss": tuned.best.tested.loss,
+            "early_loss": early.scores[early.value],
         },
+        made={"activation": partial(arm.make.activation), "optimizer": tuned.best.optimizer},
+        more_tuned={"lr_of_first_quarter": early},
         arguments={
-            "learning_rate": rate,
-            "learning_rate_of_coefficients": rate * _SLOWER if arm == "pade_slower" else rate,
-            "learning_rate_of_first_quarter": fastest,
-            "tries": len(_RATES),
-            "parameters": count_parameters(model),
+            "activation_learned": arm.make.learned,
+            "lr_of_activation": tuned.value * arm.make.rate_factor,
+            "parameters": count_parameters(tuned.best.model),
             "batch_size": _BATCH,
-            "steps": steps_of_arm,
-            "training_images": len(data.train),
-            "test_images": len(data.test),
-            "image_shape": " x ".join(map(str, data.shape)),
+            "steps": steps,
         },
-        curves={
-            "training loss, by step": loss_curve(losses),
-            "validation loss, by log10 learning rate": [(math.log10(rate), tried.loss) for tried, _, rate, _ in tries],
-            "early training loss, by log10 learning rate": [(math.log10(rate), loss) for rate, loss in early.items()],
-            **_shapes(model),
-        },
-        correct=tested.correct,
+        curves=_shapes(tuned.best.model),
     )
 
 
-def _network(arm: str, network: nn.Module) -> nn.Module:
+def _network(plan: _Plan, network: nn.Module) -> nn.Module:
     """Return the network with the arm's activations in the place of its ReLUs."""
-    build = {
-        "pade": PAU,
-        "pade_slower": PAU,
-        "pade_frozen": lambda: PAU().requires_grad_(False),
-        "prelu": nn.PReLU,
-    }.get(arm, nn.ReLU)
     try:
-        return replace_activations(network, build)
+        return replace_activations(network, lambda: plan.activation().requires_grad_(plan.learned))
     except ValueError as error:
         raise InputError(f"network cannot be given other activations: {error}") from error
 
 
-def _adam(model: nn.Module, rate: float, slower: float) -> Optimizer:
-    """Return Adam, with a smaller rate for Padé units, which clips the gradients of all that is trained."""
+def _adam(model: nn.Module, rate: float, rate_factor: float) -> Adam:
+    """Return Adam, with another rate for Padé units, which clips the gradients of all that is trained."""
     trained = [p for p in model.parameters() if p.requires_grad]
     units = {p for module in model.modules() if isinstance(module, PAU) for p in module.parameters()}
-    adam = torch.optim.Adam([{"params": [p], "lr": rate * slower if p in units else rate} for p in trained])
+    groups = [{"params": [p], "lr": rate * rate_factor if p in units else rate} for p in trained]
+    adam = Adam(groups, lr=rate)
 
     def clip(*_: object) -> None:
         clip_grad_norm_(trained, _NORM)

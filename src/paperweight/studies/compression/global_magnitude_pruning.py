@@ -7,39 +7,120 @@ Before fine-tuning all arms are near chance at these sparsities; what pruning al
 
 What it can show: whether one ranking of all weights beats the same share in every layer, on a network that is much too
 large for its task. What it cannot: anything about ImageNet, or about the scores by gradients that the paper compares
-with. An accuracy not above that of uniform pruning would refute the claim here. Controls that would take the credit: a
-smaller dense network that is trained as long as the two trainings together; the shares of layers by the rule of
-Erdos-Renyi kernels, which looks at shapes only; random weights, ranked as if they were magnitudes. A layer that is left
-empty blocks the signal: there the minimum threshold should show, at the second sparsity more than at the first.
+with. An accuracy not above that of uniform pruning would refute the claim here. As high a one of a control would show
+that something simpler does as well: a smaller dense network that is trained as long as the two trainings together; the
+shares of layers by the rule of Erdos-Renyi kernels, which looks at shapes only; random weights, ranked as if they were
+magnitudes. A layer that is left empty blocks the signal: there the minimum threshold should show, at the second
+sparsity more than at the first.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from paperweight.compression.global_magnitude_pruning import GlobalMagnitudePruning
-from paperweight.data import channel_statistics, normalise
-from paperweight.loops import Evaluation, best_of, evaluate_classifier, evaluating, fit_classifier, loss_curve
-from paperweight.nets import ResNet
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.loops import tune
+from paperweight.nets import ResNet, evaluating
+from paperweight.studies import Arm, Classification, Metric, Outcome, Setting, Study, Trained, classification
+
+_SPARSITY = 0.95
+_SPARSER = 0.98
+_DENSER = 0.8
+_DENSE_RATE = 0.1
+_RATES = (0.006, 0.02, 0.06, 0.2, 0.6, 1.8, 5.4)
+_MOMENTUM = 0.9
+_DECAY = 5e-4
+_BATCH = 32
+
+
+class _Plan(NamedTuple):
+    """How the dense network is pruned, if at all, and the minimum in a layer, as a part of an equal one."""
+
+    prune: Callable[[GlobalMagnitudePruning, nn.Module, torch.Generator], nn.Module] | None = None
+    minimum: float = 0.0
+
+
+def _layers(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+    return [part for part in model.modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
+
+
+def _whole(pruning: GlobalMagnitudePruning, dense: nn.Module, _: torch.Generator) -> nn.Module:
+    return pruning(dense)
+
+
+@torch.no_grad()
+def _at_random(pruning: GlobalMagnitudePruning, dense: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Prune as if the magnitudes were random."""
+    pruned, drawn = copy.deepcopy(dense), copy.deepcopy(dense)
+    for part in _layers(drawn):
+        part.weight.copy_(1 - torch.rand(part.weight.shape, generator=generator))
+    for part, chosen in zip(_layers(pruned), _layers(pruning(drawn)), strict=True):
+        part.weight.masked_fill_(chosen.weight == 0, 0)
+    return pruned
+
+
+@torch.no_grad()
+def _by_layer(
+    counts: Callable[[Sequence[torch.Size], float], list[float]],
+    pruning: GlobalMagnitudePruning,
+    dense: nn.Module,
+    _: torch.Generator,
+) -> nn.Module:
+    """Prune each layer by itself, down to what is counted for it."""
+    pruned = copy.deepcopy(dense)
+    shapes = [part.weight.shape for part in _layers(pruned)]
+    kept = (1 - pruning.sparsity) * sum(shape.numel() for shape in shapes)
+    for part, shape, count in zip(_layers(pruned), shapes, counts(shapes, kept), strict=True):
+        part.weight.copy_(GlobalMagnitudePruning(1 - count / shape.numel())(part).weight)
+    return pruned
+
+
+def _equal(shapes: Sequence[torch.Size], kept: float) -> list[float]:
+    """Keep the same share of each layer."""
+    total = sum(shape.numel() for shape in shapes)
+    return [shape.numel() * kept / total for shape in shapes]
+
+
+def _erdos_renyi(shapes: Sequence[torch.Size], kept: float) -> list[float]:
+    """Keep in each layer a common factor times the sum of its sides, or all; the factor is found by bisection."""
+
+    def counts(factor: float) -> list[float]:
+        return [min(float(shape.numel()), factor * float(sum(shape))) for shape in shapes]
+
+    low, high = 0.0, kept
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(counts(middle)) < kept else (low, middle)
+    return counts(high)
+
 
 STUDY = Study(
     paper="global_magnitude_pruning",
     question="When 95 of 100 weights must go, is it enough to drop the smallest of the whole network?",
     claim="Removing the smallest weights of the whole network costs less accuracy than the same share of each layer.",
     arms={
-        "uniform": "the same share of the smallest weights from each layer",
-        "global": "the smallest weights of the whole network",
-        "minimum": "as global, with a minimum in each layer: half of an equal part of the weights that are kept",
-        "erdos_renyi": "control: the smallest weights of each layer, by shares that the shapes of the layers give",
-        "random": "control: weights drawn at random from the whole network",
-        "small_dense": "control: a residual network whose width brings its number of parameters nearest to that of the "
-        "others, trained as long in all; before fine-tuning it is untrained",
+        "uniform": Arm("the same share of the smallest weights from each layer", _Plan(partial(_by_layer, _equal))),
+        "global": Arm("the smallest weights of the whole network", _Plan(_whole)),
+        "minimum": Arm(
+            "as global, with a minimum in each layer: half of an equal part of the weights that are kept",
+            _Plan(_whole, minimum=0.5),
+        ),
+        "erdos_renyi": Arm(
+            "control: the smallest weights of each layer, by shares that the shapes of the layers give",
+            _Plan(partial(_by_layer, _erdos_renyi)),
+        ),
+        "random": Arm("control: weights drawn at random from the whole network", _Plan(_at_random)),
+        "small_dense": Arm(
+            "control: a residual network whose width brings its number of parameters nearest to that of the others, "
+            "trained as long in all; before fine-tuning it is untrained",
+            _Plan(),
+        ),
     },
     metrics={
         "accuracy": Metric(label="test accuracy, 95% sparse", unit="", better="higher", minimal_effect=0.01),
@@ -53,7 +134,7 @@ STUDY = Study(
     },
     headline="accuracy",
     tuned=(
-        "the learning rate of fine-tuning, of the small dense network that of its whole training: 5 tries an arm and "
+        "the learning rate of fine-tuning, of the small dense network that of its whole training: 7 tries an arm and "
         "seed from one grid, by validation accuracy at 95% sparsity"
     ),
     limits=(
@@ -63,169 +144,93 @@ STUDY = Study(
     ),
 )
 
-_SPARSITY = 0.95
-_SPARSER = 0.98
-_DENSER = 0.8
-_DENSE_RATE = 0.1
-_RATES = (0.02, 0.06, 0.2, 0.6, 1.8)
-_MOMENTUM = 0.9
-_DECAY = 5e-4
-_BATCH = 32
+
+class _Finished(NamedTuple):
+    trained: Trained
+    pruning: GlobalMagnitudePruning
 
 
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Prune and fine-tune with each rate; report what the best on validation images does on test images."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=600, gpu=20_000),
-        validation=setting.pick(smoke=50, desk=300, gpu=5_000),
-        test=setting.pick(smoke=50, desk=890, gpu=10_000),
-        max_side=32,
-    )
-    dense_steps = setting.pick(smoke=20, desk=240, gpu=8_000)
-    steps = setting.pick(smoke=10, desk=120, gpu=4_000)
-    statistics = channel_statistics(data.train.images)
-    images, validation, test = (
-        normalise(part.images, *statistics) for part in (data.train, data.validation, data.test)
-    )
+    task = classification(setting, smoke=(100, 50, 50), desk=(600, 300, 890), gpu=(20_000, 5_000, 10_000))
+    dense_steps, steps = setting.pick(smoke=(20, 10), desk=(240, 120), gpu=(8_000, 4_000))
+    plan = arm.make
 
-    def train(model: nn.Module, rate: float, steps: int, pruning: GlobalMagnitudePruning | None = None) -> Tensor:
+    def train(model: nn.Module, rate: float, steps: int, pruning: GlobalMagnitudePruning | None = None) -> Trained:
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=_MOMENTUM, weight_decay=_DECAY)
+        schedule = CosineAnnealingLR(optimizer, steps)
         with nullcontext() if pruning is None else pruning.zeros_kept(model, optimizer):
-            return fit_classifier(
-                model,
-                optimizer,
-                images,
-                data.train.labels,
-                steps=steps,
-                batch_size=_BATCH,
-                generator=setting.generator("batches"),
-                schedule=CosineAnnealingLR(optimizer, steps),
-            )
-
-    def unpruned() -> nn.Module:
-        return setting.network(data.shape, len(data.classes), default=partial(ResNet, width=8))
+            return task.fit(model, optimizer, steps=steps, batch_size=_BATCH, schedule=schedule)
 
     def train_dense() -> dict[str, Tensor]:
-        model = unpruned()
+        model = task.network(_default)
         train(model, _DENSE_RATE, dense_steps)
         return model.state_dict()
 
-    dense = unpruned()
+    dense = task.network(_default)
     dense.load_state_dict(setting.cached("dense", train_dense))
 
-    def begin(sparsity: float) -> nn.Module:
-        if arm == "small_dense":
-            pruning = GlobalMagnitudePruning(sparsity)
-            return _small_network(pruning.size(pruning(dense)), data.shape, len(data.classes), setting)
-        return _prune(arm, dense, sparsity, setting.generator("method"))
+    def begin(sparsity: float) -> tuple[nn.Module, GlobalMagnitudePruning]:
+        sizes = [part.weight.numel() for part in _layers(dense)]
+        equal_part = (1 - sparsity) * sum(sizes) / len(sizes)
+        pruning = GlobalMagnitudePruning(sparsity, round(plan.minimum * equal_part))
+        if plan.prune is None:
+            return _small_network(pruning.size(pruning(dense)), task), pruning
+        return plan.prune(pruning, dense, setting.generator("method")), pruning
 
-    def finish(sparsity: float, rate: float) -> tuple[nn.Module, Tensor]:
-        model = begin(sparsity)
-        if arm == "small_dense":
-            return model, train(model, rate, dense_steps + steps)
-        return model, train(model, rate, steps, GlobalMagnitudePruning(sparsity))
+    def finish(sparsity: float, rate: float) -> _Finished:
+        model, pruning = begin(sparsity)
+        if plan.prune is None:
+            return _Finished(train(model, rate, dense_steps + steps), pruning)
+        return _Finished(train(model, rate, steps, pruning), pruning)
 
-    tries: dict[float, tuple[float, nn.Module, Tensor]] = {}
-    for rate in _RATES:
-        model, losses = finish(_SPARSITY, rate)
-        tries[rate] = (evaluate_classifier(model, validation, data.validation.labels).accuracy, model, losses)
-    rate = best_of(tries, lambda rate: tries[rate][0], better="higher")
-    _, model, losses = tries[rate]
-    sparser, _ = finish(_SPARSER, rate)
-
-    def tested(model: nn.Module) -> Evaluation:
-        return evaluate_classifier(model, test, data.test.labels)
-
-    final = tested(model)
-    return Outcome(
+    tuned = tune(
+        _RATES,
+        lambda rate: finish(_SPARSITY, rate),
+        lambda tried: tried.trained.validated.accuracy,
+        better="higher",
+    )
+    (best, pruning), sparser = tuned.best, finish(_SPARSER, tuned.value)
+    image = task.train.images[:1]
+    return task.outcome(
+        tuned,
+        losses=best.losses,
+        tested=best.tested,
         metrics={
-            "accuracy": final.accuracy,
-            "accuracy_sparser": tested(sparser).accuracy,
-            "accuracy_before": tested(begin(_DENSER)).accuracy,
-            "multiplications": _multiplications(model, images[:1]) / _multiplications(dense, images[:1]),
+            "accuracy": best.tested.accuracy,
+            "accuracy_sparser": sparser.trained.tested.accuracy,
+            "accuracy_before": task.test(begin(_DENSER)[0]).accuracy,
+            "multiplications": _multiplications(best.model, image) / _multiplications(dense, image),
         },
+        made={"pruning": pruning, "pruning_sparser": sparser.pruning, "optimizer": best.optimizer},
         arguments={
-            "learning_rate": rate,
-            "tries": len(_RATES),
-            "accuracy_unpruned": tested(dense).accuracy,
-            "nonzero_parameters": GlobalMagnitudePruning().size(model),
-            "nonzero_parameters_sparser": GlobalMagnitudePruning().size(sparser),
-            "nonzero_parameters_unpruned": GlobalMagnitudePruning().size(dense),
-            "bytes": GlobalMagnitudePruning().stored_bytes(model),
-            "bytes_unpruned": GlobalMagnitudePruning().stored_bytes(dense),
-            "weights_of_layers": " ".join(str(int(part.weight.count_nonzero())) for part in _layers(model)),
-            "weights_of_layers_sparser": " ".join(str(int(part.weight.count_nonzero())) for part in _layers(sparser)),
+            "accuracy_unpruned": task.test(dense).accuracy,
+            "nonzero_parameters": pruning.size(best.model),
+            "nonzero_parameters_sparser": pruning.size(sparser.trained.model),
+            "nonzero_parameters_unpruned": pruning.size(dense),
+            "bytes": pruning.stored_bytes(best.model),
+            "bytes_unpruned": pruning.stored_bytes(dense),
+            "weights_of_layers": _weights_of_layers(best.model),
+            "weights_of_layers_sparser": _weights_of_layers(sparser.trained.model),
             "steps": steps,
             "steps_of_dense": dense_steps,
             "batch_size": _BATCH,
-            "training_images": len(data.train),
-            "test_images": len(data.test),
-            "image_shape": " x ".join(map(str, data.shape)),
         },
-        curves={
-            "training loss, by step": loss_curve(losses),
-            "validation accuracy, by learning rate": [(rate, accuracy) for rate, (accuracy, *_) in tries.items()],
-        },
-        correct=final.correct,
     )
 
 
-def _layers(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
-    return [part for part in model.modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
+_default = partial(ResNet, width=8)
 
 
-def _prune(arm: str, dense: nn.Module, sparsity: float, generator: torch.Generator) -> nn.Module:
-    """Prune a copy of the dense network as the arm does."""
-    sizes = [part.weight.numel() for part in _layers(dense)]
-    kept = (1 - sparsity) * sum(sizes)
-    if arm == "global":
-        return GlobalMagnitudePruning(sparsity)(dense)
-    if arm == "minimum":
-        return GlobalMagnitudePruning(sparsity, round(kept / (2 * len(sizes))))(dense)
-    if arm == "random":
-        return _pruned_at_random(dense, sparsity, generator)
-    counts = [size * kept / sum(sizes) for size in sizes]
-    if arm == "erdos_renyi":
-        counts = _erdos_renyi([tuple(part.weight.shape) for part in _layers(dense)], kept)
-    pruned = copy.deepcopy(dense)
-    with torch.no_grad():
-        for part, size, count in zip(_layers(pruned), sizes, counts, strict=True):
-            part.weight.copy_(GlobalMagnitudePruning(1 - count / size)(part).weight)
-    return pruned
+def _weights_of_layers(model: nn.Module) -> str:
+    return " ".join(str(int(part.weight.count_nonzero())) for part in _layers(model))
 
 
-@torch.no_grad()
-def _pruned_at_random(dense: nn.Module, sparsity: float, generator: torch.Generator) -> nn.Module:
-    pruned, drawn = copy.deepcopy(dense), copy.deepcopy(dense)
-    for part in _layers(drawn):
-        part.weight.copy_(1 - torch.rand(part.weight.shape, generator=generator))
-    for part, chosen in zip(_layers(pruned), _layers(GlobalMagnitudePruning(sparsity)(drawn)), strict=True):
-        part.weight.masked_fill_(chosen.weight == 0, 0)
-    return pruned
-
-
-def _erdos_renyi(shapes: Iterable[tuple[int, ...]], kept: float) -> list[float]:
-    """Keep in each layer a common factor times the sum of its sides, or all; the factor is found by bisection."""
-    sides = [(float(sum(shape)), float(torch.Size(shape).numel())) for shape in shapes]
-
-    def counts(factor: float) -> list[float]:
-        return [min(size, factor * total) for total, size in sides]
-
-    low, high = 0.0, kept
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if sum(counts(middle)) < kept else (low, middle)
-    return counts(high)
-
-
-def _small_network(budget: int, shape: tuple[int, int, int], classes: int, setting: Setting) -> nn.Module:
+def _small_network(budget: int, task: Classification) -> nn.Module:
     """Make the residual network whose number of parameters comes nearest to a budget."""
 
     def build(width: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(setting.stream("init"))
-            return ResNet(shape, classes, width=width)
+        return task.setting.initialised(lambda: ResNet(task.shape, task.classes, width=width))
 
     def distance(width: int) -> int:
         return abs(sum(p.numel() for p in build(width).parameters()) - budget)
@@ -233,7 +238,7 @@ def _small_network(budget: int, shape: tuple[int, int, int], classes: int, setti
     width = 1
     while distance(width + 1) < distance(width):
         width += 1
-    return build(width).to(setting.device)
+    return build(width)
 
 
 def _multiplications(model: nn.Module, image: Tensor) -> int:

@@ -15,37 +15,69 @@ cohorts of 1,000, 100 and 20 users would need. Their times are comparable, too, 
 """
 
 import copy
-import math
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperweight.data import LabelledImages
+from paperweight.agents.partition import partition
 from paperweight.federated._accountant import privacy_spent
-from paperweight.federated._partition import partition
 from paperweight.federated.pfl_simulator import FederatedSimulator
-from paperweight.loops import best_of, evaluate_classifier
+from paperweight.loops import tune
 from paperweight.nets import MLP
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
+
+_RATES = (0.03, 0.1, 0.3, 1.0)
+_EPOCHS = 2
+_BATCH = 10
+_DELTA = 1e-6
+
+
+class _Plan(NamedTuple):
+    """How a federation is simulated, and by what a round is taken in place of its own step."""
+
+    simulate: Callable[..., FederatedSimulator]
+    copying: bool = False
+
+
+_CLIPPED = partial(FederatedSimulator, weighting="uniform", clip=1.0)
+_COPIES = _Plan(FederatedSimulator, copying=True)
 
 STUDY = Study(
     paper="pfl_simulator",
     question="Does one resident model simulate federated learning faster than a copy of the model for each client?",
     claim="A round takes less computing time with one resident model than with copies and messages, at equal weights.",
     arms={
-        "copies": "FedAvg with a copy of the model a client and serialised updates",
-        "resident": "FedAvg with one resident model, updated in place",
-        "fedprox": "variant: FedProx, mu 0.1, with the resident model",
-        "scaffold": "variant: SCAFFOLD with the resident model, users counting alike",
-        "clipped": "control of the three below: updates clipped to norm 1, users counting alike, no noise",
-        "noise_1000": "variant: clipped, with the noise of multiplier 1 on a cohort of 1,000",
-        "noise_100": "variant: clipped, with the noise of multiplier 1 on a cohort of 100",
-        "noise_20": "variant: clipped, with the noise of multiplier 1 on a cohort of 20",
+        "copies": Arm("FedAvg with a copy of the model a client and serialised updates", _COPIES),
+        "resident": Arm("FedAvg with one resident model, updated in place", _Plan(FederatedSimulator)),
+        "fedprox": Arm(
+            "variant: FedProx, mu 0.1, with the resident model",
+            _Plan(partial(FederatedSimulator, algorithm="fedprox", proximal=0.1)),
+        ),
+        "scaffold": Arm(
+            "variant: SCAFFOLD with the resident model, users counting alike",
+            _Plan(partial(FederatedSimulator, algorithm="scaffold", weighting="uniform")),
+        ),
+        "clipped": Arm(
+            "control of the three below: updates clipped to norm 1, users counting alike, no noise", _Plan(_CLIPPED)
+        ),
+        "noise_1000": Arm(
+            "variant: clipped, with the noise of multiplier 1 on a cohort of 1,000",
+            _Plan(partial(_CLIPPED, noise_multiplier=1.0, noise_cohort=1_000)),
+        ),
+        "noise_100": Arm(
+            "variant: clipped, with the noise of multiplier 1 on a cohort of 100",
+            _Plan(partial(_CLIPPED, noise_multiplier=1.0, noise_cohort=100)),
+        ),
+        "noise_20": Arm(
+            "variant: clipped, with the noise of multiplier 1 on a cohort of 20",
+            _Plan(partial(_CLIPPED, noise_multiplier=1.0, noise_cohort=20)),
+        ),
     },
     metrics={
         "milliseconds": Metric(label="computing time a round", unit="ms", better="lower", minimal_effect=1.0),
@@ -59,91 +91,76 @@ STUDY = Study(
     ),
 )
 
-_RATES = (0.03, 0.1, 0.3, 1.0)
-_EPOCHS = 2
-_BATCH = 10
-_ALPHA = 0.1
-_DELTA = 1e-6
+
+class _Trained(NamedTuple):
+    simulator: FederatedSimulator
+    milliseconds: float
+    curve: list[tuple[float, float]]
 
 
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train with each local rate; report the time of a round and what the best on validation images does on others."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=200, desk=1000, gpu=40_000),
-        validation=setting.pick(smoke=50, desk=300, gpu=5_000),
-        test=setting.pick(smoke=50, desk=497, gpu=10_000),
-        max_side=32,
+    task = classification(
+        setting, smoke=(200, 50, 50), desk=(1000, 300, 497), gpu=(40_000, 5_000, 10_000), normalised=False
     )
     count, cohort, rounds = setting.pick(smoke=(20, 5, 3), desk=(100, 20, 50), gpu=(1_000, 50, 300))
-    parts = partition(data.train.labels, count, "dirichlet", alpha=_ALPHA, generator=setting.generator("data"))
-    users = [(data.train.images[part], data.train.labels[part]) for part in parts]
+    parts = partition(task.train.labels, count, "dirichlet", alpha=0.1, generator=setting.generator("data"))
+    users = [(task.train.images[part], task.train.labels[part]) for part in parts]
 
-    def train(rate: float, arm: str = arm) -> tuple[nn.Module, float, list[tuple[float, float]]]:
-        model = setting.network(data.shape, len(data.classes), default=partial(MLP, hidden=(64,)))
-        private = arm == "clipped" or arm.startswith("noise")
-        simulator = FederatedSimulator(
+    def train(rate: float, plan: _Plan = arm.make) -> _Trained:
+        model = task.network(partial(MLP, hidden=(64,)))
+        simulator = plan.simulate(
             model,
             torch.optim.SGD(model.parameters(), lr=1.0),
             users,
-            algorithm=arm if arm in ("fedprox", "scaffold") else "fedavg",
             cohort_size=cohort,
             local_epochs=_EPOCHS,
             local_lr=rate,
             batch_size=_BATCH,
-            proximal=0.1,
-            weighting="uniform" if private or arm == "scaffold" else "samples",
-            clip=1.0 if private else math.inf,
-            noise_multiplier=1.0 if arm.startswith("noise") else 0.0,
-            noise_cohort=int(arm.removeprefix("noise_")) if arm.startswith("noise") else None,
             generator=setting.generator("batches"),
         )
         spent, curve = 0.0, []
         for number in range(1, rounds + 1):
             start = time.process_time()
-            if arm == "copies":
+            if plan.copying:
                 copying_round(model, users, simulator.cohort(), epochs=_EPOCHS, lr=rate, batch_size=_BATCH)
             else:
                 simulator.step()
             spent += time.process_time() - start if number > 1 else 0.0
             if number % max(1, rounds // 20) == 0:
-                curve.append((float(number), _accuracy(model, data.validation)))
-        return model, spent / (rounds - 1) * 1e3, curve
+                curve.append((float(number), task.validate(model).accuracy))
+        return _Trained(simulator, spent / (rounds - 1) * 1e3, curve)
 
     def copied() -> dict[str, Tensor]:
-        return {str(rate): _weights(train(rate, "copies")[0]) for rate in _RATES}
+        return {str(rate): _weights(train(rate, _COPIES).simulator.model) for rate in _RATES}
 
-    trained = {rate: train(rate) for rate in _RATES}
-    found = {rate: _accuracy(model, data.validation) for rate, (model, *_) in trained.items()}
-    rate = best_of(found, lambda rate: found[rate], better="higher")
-    model, _, curve = trained[rate]
-    tested = evaluate_classifier(model, data.test.images, data.test.labels)
+    tuned = tune(_RATES, train, lambda tried: task.validate(tried.simulator.model).accuracy, better="higher")
+    simulator, _, curve = tuned.best
+    tested = task.test(simulator.model)
     arguments: dict[str, object] = {
-        "local_learning_rate": rate,
-        "tries": len(_RATES),
         "rounds": rounds,
-        "users": f"{count}, {cohort} a round, {min(map(len, parts))} to {max(map(len, parts))} images each",
-        "local_epochs": _EPOCHS,
-        "batch_size": _BATCH,
-        "test_images": len(data.test),
+        "users": f"{count}, {min(map(len, parts))} to {max(map(len, parts))} images each",
+        "test_images": len(task.data.test),
     }
-    if arm == "resident":
+    if arm.name == STUDY.method:
         expected = setting.cached("weights of the copies", copied)
-        gap = (_weights(model) - expected[str(rate)]).abs().max().item()
+        gap = (_weights(simulator.model) - expected[str(tuned.value)]).abs().max().item()
         arguments["largest_difference_of_weights"] = f"{gap:.1e}"
-    if arm.startswith("noise"):
+    if simulator.sigma:
         eps = privacy_spent(cohort / count, noise_multiplier=1.0, rounds=rounds, delta=_DELTA)
         arguments["eps"] = f"{eps:.1f} at delta {_DELTA}, for as large a share of a larger population"
+    made: dict[str, object] = {"simulator": simulator}
+    if arm.make.copying:
+        made["round"] = partial(copying_round, epochs=_EPOCHS, lr=tuned.value, batch_size=_BATCH)
     return Outcome(
         metrics={
-            "milliseconds": sum(spent for _, spent, _ in trained.values()) / len(trained),
+            "milliseconds": sum(tried.milliseconds for tried in tuned.tries.values()) / len(tuned.tries),
             "accuracy": tested.accuracy,
         },
+        made=made,
+        tuned={"local_lr": tuned},
         arguments=arguments,
-        curves={
-            "validation accuracy, by round": curve,
-            "validation accuracy, by log10 local learning rate": [(math.log10(rate), found[rate]) for rate in _RATES],
-        },
+        curves={"validation accuracy, by round": curve},
         correct=tested.correct,
     )
 
@@ -205,10 +222,6 @@ def train_client(
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.sub_(gradient, alpha=lr)
-
-
-def _accuracy(model: nn.Module, part: LabelledImages) -> float:
-    return evaluate_classifier(model, part.images, part.labels).accuracy
 
 
 def _weights(model: nn.Module) -> Tensor:

@@ -15,7 +15,9 @@ adversary: a generator without one, trained by the energy distance of its sample
 training points with noise of tuned width, whose likelihood is about the highest that can be had.
 """
 
-import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -27,21 +29,116 @@ from paperweight.gan.gan_original import (
     parzen_bandwidth,
     parzen_log_likelihood,
 )
-from paperweight.loops import best_of, evaluating, fit_adversarial, index_batches, loss_curve, minimise
-from paperweight.studies import Metric, Outcome, Setting, Study
-from paperweight.studies.gan._world import judged_samples, latent, networks, world
+from paperweight.loops import index_batches, minimise, tune
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study
+from paperweight.studies.gan._generation import Game, Generation
+from paperweight.studies.gan._world import world
+
+_EARLY = 100
+_NONSATURATING = Game(model_loss=partial(gan_generator_loss, form="nonsaturating"), critic_loss=gan_discriminator_loss)
+_MINIMAX = replace(_NONSATURATING, model_loss=partial(gan_generator_loss, form="minimax"))
+_WINDOWS = tuple(0.01 * 100 ** (index / 9) for index in range(10))
+
+
+class _Drawn(NamedTuple):
+    """Samples, and how what draws them was trained."""
+
+    samples: Tensor
+    made: dict[str, object]
+    losses: Tensor
+    gradients: list[float]
+
+
+class _Try(NamedTuple):
+    """What one learning rate, or width of the noise, gives, and the Parzen window that validation data like best."""
+
+    drawn: _Drawn
+    window: float
+
+
+def _play(game: Game, task: Generation, rate: float, updates: int) -> _Drawn:
+    """Train a generator against a discriminator."""
+    norms: list[Tensor] = []
+    model, _, losses, made = task.fit(game, rate, updates=updates, on_step=partial(_note, norms))
+    return _Drawn(_samples(task, model), made, losses, torch.stack(norms).tolist())
+
+
+def _match(task: Generation, rate: float, updates: int) -> _Drawn:
+    """Train a generator by the energy distance of its samples to data."""
+    norms: list[Tensor] = []
+    model, _ = task.networks()
+    draw, train = task.setting.generator("batches"), task.train
+    optimizer = _NONSATURATING.optimizer(model.parameters(), lr=rate)
+    losses = minimise(
+        lambda index: _energy_distance(model(task.latent(len(index), draw)), train[index]),
+        optimizer,
+        index_batches(len(train), task.batch_size, draw, train.device),
+        steps=updates,
+        on_step=lambda step, _: _note(norms, model, step + 1),
+    )
+    made = {"model_loss": _energy_distance, "model_optimizer": optimizer}
+    return _Drawn(_samples(task, model), made, losses, torch.stack(norms).tolist())
+
+
+def _note(norms: list[Tensor], model: nn.Module, taken: int) -> None:
+    """Note the norm of the gradient of a generator that has taken few steps."""
+    if taken <= _EARLY:
+        norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+
+
+def _resample(task: Generation, width: float, _: int) -> _Drawn:
+    """Draw training points, each with Gaussian noise: samples of a kernel density estimate."""
+    draw, train = task.setting.generator("method"), task.train
+    chosen = train[torch.randint(len(train), (len(task.test),), generator=draw).to(train.device)]
+    samples = chosen + width * torch.randn(chosen.shape, generator=draw).to(train.device)
+    return _Drawn(samples, {}, torch.zeros(0), [0.0])
+
+
+def _samples(task: Generation, model: nn.Module) -> Tensor:
+    return task.sample(model, len(task.test), task.setting.generator("evaluation"))
+
+
+def _energy_distance(samples: Tensor, data: Tensor) -> Tensor:
+    """Compute 2 E|x - y| - E|x - x'| - E|y - y'| of two batches of equal size."""
+    x, y = samples.flatten(1), data.flatten(1)
+    pairs = len(x) * (len(x) - 1)
+    return 2 * torch.cdist(x, y).mean() - torch.cdist(x, x).sum() / pairs - torch.cdist(y, y).sum() / pairs
+
+
+class _Plan(NamedTuple):
+    """How samples are had, and the learning rates, or widths of the noise, that are tried."""
+
+    draw: Callable[[Generation, float, int], _Drawn]
+    strengths: tuple[float, float, float] = (2e-3, 5e-3, 1.25e-2)
+    of: str = "lr"
+
 
 STUDY = Study(
     paper="gan_original",
     question="Does a generator learn better by the loss -log D than by log(1 - D), and better than without adversary?",
     claim="Under -log D the generator's gradient is larger early in training, and its samples make test data likelier.",
     arms={
-        "minimax": "the generator minimises log(1 - D), with one update of the discriminator a step",
-        "nonsaturating": "the generator minimises -log D, with one update of the discriminator a step",
-        "nonsaturating_5": "-log D with five updates of the discriminator a step, as many updates in all",
-        "moment_matching": "control: no discriminator, the energy distance of a batch of samples to a batch of data, "
-        "as many updates as both networks have above",
-        "kernel_density": "control: no network, training points with Gaussian noise of tuned width",
+        "minimax": Arm(
+            "the generator minimises log(1 - D), with one update of the discriminator a step",
+            _Plan(partial(_play, _MINIMAX)),
+        ),
+        "nonsaturating": Arm(
+            "the generator minimises -log D, with one update of the discriminator a step",
+            _Plan(partial(_play, _NONSATURATING)),
+        ),
+        "nonsaturating_5": Arm(
+            "-log D with five updates of the discriminator a step, as many updates in all",
+            _Plan(partial(_play, replace(_NONSATURATING, critic_steps=5)), (3e-4, 1e-3, 3e-3)),
+        ),
+        "moment_matching": Arm(
+            "control: no discriminator, the energy distance of a batch of samples to a batch of data, as many updates "
+            "as both networks have above",
+            _Plan(_match, (1e-2, 3e-2, 9e-2)),
+        ),
+        "kernel_density": Arm(
+            "control: no network, training points with Gaussian noise of tuned width",
+            _Plan(_resample, (0.003, 0.01, 0.03), of="width"),
+        ),
     },
     metrics={
         "log_likelihood": Metric(
@@ -66,139 +163,36 @@ STUDY = Study(
     ),
 )
 
-_STRENGTHS = {
-    "minimax": (2e-3, 5e-3, 1.25e-2),
-    "nonsaturating": (2e-3, 5e-3, 1.25e-2),
-    "nonsaturating_5": (3e-4, 1e-3, 3e-3),
-    "moment_matching": (1e-2, 3e-2, 9e-2),
-    "kernel_density": (0.003, 0.01, 0.03),
-}
-_BETAS = (0.5, 0.999)
-_BATCH = 128
-_EARLY = 100
-_WINDOWS = tuple(0.01 * 100 ** (index / 9) for index in range(10))
 
-
-class _Try(NamedTuple):
-    """What one learning rate, or width of the noise, gives."""
-
-    validation: float
-    window: float
-    samples: Tensor
-    losses: Tensor
-    gradients: list[float]
-
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train with each learning rate; judge the samples of the one that validation data like best."""
-    given = world(setting, side=setting.pick(smoke=3, desk=3, gpu=5))
-    held_out = min(len(given.train) // 10, 500)
-    validation, train = given.train[:held_out], given.train[held_out:]
+    given = world(setting, most=500, batch_size=128)
+    task, plan = given.task, arm.make
     updates = setting.pick(smoke=60, desk=1_200, gpu=60_000)
-    width = setting.pick(smoke=16, desk=64, gpu=256)
 
     def attempt(strength: float) -> _Try:
-        losses, gradients = torch.zeros(1), [0.0]
-        if arm == "kernel_density":
-            samples = _resampled(train, len(given.test), strength, setting.generator("method"))
-        else:
-            model, critic = networks(setting, train.shape[1:], width)
-            losses, gradients = _fit(arm, model, critic, train, strength, updates, setting)
-            with evaluating(model), torch.no_grad():
-                samples = model(latent(setting.device)(len(given.test), setting.generator("evaluation")))
-        window = parzen_bandwidth(samples, validation, _WINDOWS)
-        likelihood = parzen_log_likelihood(samples, validation, window).mean().item()
-        return _Try(likelihood, window, samples, losses, gradients)
+        drawn = plan.draw(task, strength, updates)
+        return _Try(drawn, parzen_bandwidth(drawn.samples, task.validation, _WINDOWS))
 
-    tries = {strength: attempt(strength) for strength in _STRENGTHS[arm]}
-    strength = best_of(tries, lambda strength: tries[strength].validation, better="higher")
-    best = tries[strength]
-    metrics, picture = judged_samples(best.samples, given, setting.generator("evaluation"))
-    early = tries[_STRENGTHS[arm][1]].gradients
-    return Outcome(
+    def likelihood(tried: _Try, data: Tensor) -> float:
+        return parzen_log_likelihood(tried.drawn.samples, data, tried.window).mean().item()
+
+    tuned = tune(plan.strengths, attempt, lambda tried: likelihood(tried, task.validation), better="higher")
+    best = tuned.best.drawn
+    judged = given.judge(best.samples, setting.generator("evaluation"))
+    early = tuned.tries[plan.strengths[1]].drawn.gradients
+    return task.outcome(
+        tuned,
+        best.losses,
+        best.samples,
         metrics={
-            "log_likelihood": parzen_log_likelihood(best.samples, given.test, best.window).mean().item(),
-            "covered": metrics["covered"],
-            "distance": metrics["distance"],
+            "log_likelihood": likelihood(tuned.best, task.test),
+            "covered": judged["covered"],
+            "distance": judged["distance"],
             "gradient": sum(early) / len(early),
         },
-        arguments={
-            "learning_rate" if arm != "kernel_density" else "width_of_noise": strength,
-            "tries": len(tries),
-            "window": best.window,
-            "updates": 0 if arm == "kernel_density" else updates,
-            "generator_updates": 0 if arm == "kernel_density" else len(best.losses),
-            "on_modes": metrics["on_modes"],
-            "reverse_kl": metrics["reverse_kl"],
-            "batch_size": _BATCH,
-            "hidden_width": width,
-            "training_samples": len(train),
-            "validation_samples": len(validation),
-            "test_samples": len(given.test),
-        },
-        curves={
-            "generator's loss, by step": loss_curve(best.losses),
-            "norm of the generator's gradient, by step": list(enumerate(early)),
-            "validation log-likelihood, by log10 of what is tuned": [
-                (math.log10(strength), attempted.validation) for strength, attempted in tries.items()
-            ],
-        },
-        images={"samples": picture},
+        made={**best.made, "likelihood": partial(parzen_log_likelihood, sigma=tuned.best.window)},
+        of=plan.of,
+        arguments={"on_modes": judged["on_modes"], "reverse_kl": judged["reverse_kl"]},
+        curves={"norm of the generator's gradient, by step": [(float(step), norm) for step, norm in enumerate(early)]},
     )
-
-
-def _fit(
-    arm: str, model: nn.Module, critic: nn.Module, train: Tensor, rate: float, updates: int, setting: Setting
-) -> tuple[Tensor, list[float]]:
-    """Train the generator as the arm does; give its losses and the norms of its first gradients."""
-    draw, noise = setting.generator("batches"), latent(setting.device)
-    optimizer, critic_optimizer = (
-        torch.optim.Adam(part.parameters(), lr=rate, betas=_BETAS, fused=True) for part in (model, critic)
-    )
-    norms: list[Tensor] = []
-
-    def measure(step: int, _: Tensor) -> None:
-        if step < _EARLY:
-            norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
-
-    if arm == "moment_matching":
-        losses = minimise(
-            lambda index: _energy_distance(model(noise(len(index), draw)), train[index]),
-            optimizer,
-            index_batches(len(train), _BATCH, draw, train.device),
-            steps=updates,
-            on_step=measure,
-        )
-    else:
-        critic_steps = 5 if arm == "nonsaturating_5" else 1
-        losses, _ = fit_adversarial(
-            model,
-            critic,
-            optimizer,
-            critic_optimizer,
-            train,
-            model_loss=lambda critic, real, fake, generator: gan_generator_loss(
-                critic(fake), "minimax" if arm == "minimax" else "nonsaturating"
-            ),
-            critic_loss=lambda critic, real, fake, generator: gan_discriminator_loss(critic(real), critic(fake)),
-            latent=noise,
-            steps=updates // (1 + critic_steps),
-            batch_size=_BATCH,
-            generator=draw,
-            critic_steps=critic_steps,
-            on_step=measure,
-        )
-    return losses, torch.stack(norms).tolist()
-
-
-def _energy_distance(samples: Tensor, data: Tensor) -> Tensor:
-    """Compute 2 E|x - y| - E|x - x'| - E|y - y'| of two batches of equal size."""
-    x, y = samples.flatten(1), data.flatten(1)
-    pairs = len(x) * (len(x) - 1)
-    return 2 * torch.cdist(x, y).mean() - torch.cdist(x, x).sum() / pairs - torch.cdist(y, y).sum() / pairs
-
-
-def _resampled(train: Tensor, count: int, width: float, generator: torch.Generator) -> Tensor:
-    """Draw training points, each with Gaussian noise: samples of a kernel density estimate."""
-    chosen = train[torch.randint(len(train), (count,), generator=generator).to(train.device)]
-    return chosen + width * torch.randn(chosen.shape, generator=generator).to(train.device)

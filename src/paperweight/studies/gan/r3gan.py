@@ -18,24 +18,40 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from paperweight.gan.r3gan import relativistic_critic_loss, relativistic_generator_loss, zero_centred_penalty
-from paperweight.loops import best_of, fit_adversarial, loss_curve
-from paperweight.studies import Metric, Outcome, Setting, Study
-from paperweight.studies.gan._world import judged, latent, networks, world
+from paperweight.loops import tune
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study
+from paperweight.studies.gan._generation import Game
+from paperweight.studies.gan._world import world
+
+_RATES = (1e-3, 3e-3, 1e-2)
+_PENALTY = partial(zero_centred_penalty, gamma=0.1)
+_ORIGINAL = Game(optimizer=partial(torch.optim.Adam, betas=(0.0, 0.99), fused=True))
+_RELATIVISTIC = replace(
+    _ORIGINAL, model_loss=relativistic_generator_loss, critic_loss=relativistic_critic_loss, paired=True
+)
 
 STUDY = Study(
     paper="r3gan",
     question="Do pairs of data and samples, and penalties on both, make a generator cover the data more evenly?",
     claim="The relativistic loss with R1 and R2 covers modes more evenly than the original losses with R1.",
     arms={
-        "original_r1": "the original losses without saturation, penalty on data",
-        "r3gan": "the relativistic losses, penalties on data and samples",
-        "relativistic_r1": "variant: the relativistic losses, penalty on data alone",
-        "relativistic": "variant: the relativistic losses without a penalty",
-        "original_r1_r2": "control: the original losses, penalties on data and samples",
+        "original_r1": Arm(
+            "the original losses without saturation, penalty on data", replace(_ORIGINAL, on_data=_PENALTY)
+        ),
+        "r3gan": Arm(
+            "the relativistic losses, penalties on data and samples",
+            replace(_RELATIVISTIC, on_data=_PENALTY, on_samples=_PENALTY),
+        ),
+        "relativistic_r1": Arm(
+            "variant: the relativistic losses, penalty on data alone", replace(_RELATIVISTIC, on_data=_PENALTY)
+        ),
+        "relativistic": Arm("variant: the relativistic losses without a penalty", _RELATIVISTIC),
+        "original_r1_r2": Arm(
+            "control: the original losses, penalties on data and samples",
+            replace(_ORIGINAL, on_data=_PENALTY, on_samples=_PENALTY),
+        ),
     },
     metrics={
         "reverse_kl": Metric(label="divergence from equal modes", unit="nats", better="lower", minimal_effect=0.05),
@@ -54,83 +70,27 @@ STUDY = Study(
     ),
 )
 
-_RATES = (1e-3, 3e-3, 1e-2)
-_BETAS = (0.0, 0.99)
-_BATCH = 64
-_GAMMA = 0.1
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[Game], setting: Setting) -> Outcome:
     """Train with each rate; judge the samples of the generator that comes closest to validation data."""
-    given = world(setting, side=setting.pick(smoke=3, desk=3, gpu=5))
-    held_out = min(len(given.train) // 10, len(given.test))
-    validation, train = given.train[:held_out], given.train[held_out:]
+    given = world(setting)
     steps = setting.pick(smoke=30, desk=500, gpu=30_000)
-    width = setting.pick(smoke=16, desk=64, gpu=256)
-
-    def fit(rate: float) -> tuple[nn.Module, Tensor]:
-        model, critic = networks(setting, train.shape[1:], width)
-        losses, _ = fit_adversarial(
-            model,
-            critic,
-            torch.optim.Adam(model.parameters(), lr=rate, betas=_BETAS, fused=True),
-            torch.optim.Adam(critic.parameters(), lr=rate, betas=_BETAS, fused=True),
-            train,
-            model_loss=partial(_model_loss, arm),
-            critic_loss=partial(_critic_loss, arm),
-            latent=latent(setting.device),
-            steps=steps,
-            batch_size=_BATCH,
-            generator=setting.generator("batches"),
-        )
-        return model, losses
-
-    tries = {rate: fit(rate) for rate in _RATES}
-    nearby = replace(given, test=validation)
-    distances = {rate: judged(model, nearby, setting)[0]["distance"] for rate, (model, _) in tries.items()}
-    rate = best_of(distances, distances.__getitem__, better="lower")
-    model, losses = tries[rate]
-    metrics, picture = judged(model, given, setting)
-    return Outcome(
-        metrics={
-            "reverse_kl": min(metrics["reverse_kl"], math.log(given.modes)),
-            "covered": metrics["covered"],
-            "distance": metrics["distance"],
-        },
-        arguments={
-            "learning_rate": rate,
-            "tries": len(_RATES),
-            "on_modes": metrics["on_modes"],
-            "gamma": _GAMMA,
-            "steps": steps,
-            "batch_size": _BATCH,
-            "hidden_width": width,
-            "training_samples": len(train),
-            "test_samples": len(given.test),
-        },
-        curves={
-            "generator's loss, by step": loss_curve(losses),
-            "distance to validation data, by log10 learning rate": [
-                (math.log10(rate), distance) for rate, distance in distances.items() if math.isfinite(distance)
-            ],
-        },
-        images={"samples": picture},
+    tuned = tune(
+        _RATES,
+        lambda rate: given.task.fit(arm.make, rate, updates=2 * steps),
+        lambda trained: given.distance(trained.model),
+        better="lower",
     )
-
-
-def _model_loss(arm: str, critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
-    if arm.startswith("original"):
-        return F.softplus(-critic(fake)).mean()
-    return relativistic_generator_loss(critic(real), critic(fake))
-
-
-def _critic_loss(arm: str, critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
-    if arm.startswith("original"):
-        loss = F.softplus(-critic(real)).mean() + F.softplus(critic(fake)).mean()
-    else:
-        loss = relativistic_critic_loss(critic(real), critic(fake))
-    if arm != "relativistic":
-        loss = loss + zero_centred_penalty(critic, real, _GAMMA)
-    if arm in ("r3gan", "original_r1_r2"):
-        loss = loss + zero_centred_penalty(critic, fake, _GAMMA)
-    return loss
+    judged, samples = given.judge_model(tuned.best.model)
+    return given.task.outcome(
+        tuned,
+        tuned.best.losses,
+        samples,
+        metrics={
+            "reverse_kl": min(judged["reverse_kl"], math.log(given.modes)),
+            "covered": judged["covered"],
+            "distance": judged["distance"],
+        },
+        made=tuned.best.made,
+        arguments={"on_modes": judged["on_modes"]},
+    )

@@ -14,29 +14,35 @@ nothing to the faster critic.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paperweight.data import LabelledImages
 from paperweight.gan.ttur import FrechetDistance
-from paperweight.loops import best_of, evaluating, fit_adversarial, fit_classifier, loss_curve
-from paperweight.nets import LeNet
-from paperweight.studies import Metric, Outcome, Setting, Study
-from paperweight.studies.gan._world import latent, networks
+from paperweight.loops import best_of, tune
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study
+from paperweight.studies.gan._generation import Game, Generation, Trained, trained_classifier
+
+_RATES = (5e-4, 1.5e-3, 5e-3, 1.5e-2)
+_POINTS = 6
 
 STUDY = Study(
     paper="ttur",
     question="Do samples come closer to the data where the critic learns three times as fast as the generator?",
     claim="At equal numbers of updates, a rate of its own for the critic gives a smaller Fréchet distance.",
     arms={
-        "one_rate": "one tuned rate for both, one step of the critic a step",
-        "ttur": "the critic's rate three times the generator's, one step of the critic a step",
-        "five_critic_steps": "control: one rate, five steps of the critic a step, and as many updates in all",
-        "slow_critic": "control: the generator's rate three times the critic's, one step of the critic a step",
-        "very_fast_critic": "variant: the critic's rate ten times the generator's, one step of the critic a step",
+        "one_rate": Arm("one tuned rate for both, one step of the critic a step", Game()),
+        "ttur": Arm("the critic's rate three times the generator's, one step of the critic a step", Game(ratio=3.0)),
+        "five_critic_steps": Arm(
+            "control: one rate, five steps of the critic a step, and as many updates in all", Game(critic_steps=5)
+        ),
+        "slow_critic": Arm(
+            "control: the generator's rate three times the critic's, one step of the critic a step", Game(ratio=1 / 3)
+        ),
+        "very_fast_critic": Arm(
+            "variant: the critic's rate ten times the generator's, one step of the critic a step", Game(ratio=10.0)
+        ),
     },
     metrics={
         "distance": Metric(
@@ -55,12 +61,6 @@ STUDY = Study(
     ),
 )
 
-_RATIOS = {"one_rate": 1.0, "ttur": 3.0, "five_critic_steps": 1.0, "slow_critic": 1 / 3, "very_fast_critic": 10.0}
-_RATES = (5e-4, 1.5e-3, 5e-3, 1.5e-2)
-_BETAS = (0.5, 0.999)
-_BATCH = 64
-_POINTS = 6
-
 
 class _Point(NamedTuple):
     """What a generator has come to after some steps."""
@@ -70,128 +70,68 @@ class _Point(NamedTuple):
     validation: float
 
 
-def run(arm: str, setting: Setting) -> Outcome:
-    """Train once with each rate; judge by test images what comes closest to validation images."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=900, gpu=40_000),
-        validation=setting.pick(smoke=50, desk=400, gpu=5_000),
-        test=setting.pick(smoke=50, desk=400, gpu=5_000),
-        max_side=setting.pick(smoke=16, desk=16, gpu=32),
-    )
-    images, validation, test = (2 * part.images - 1 for part in (data.train, data.validation, data.test))
-    extractor = _extractor(setting, data.shape, len(data.classes), images, data.train.labels)
-    updates = setting.pick(smoke=60, desk=1_200, gpu=120_000)
-    critic_steps = 5 if arm == "five_critic_steps" else 1
-    steps = updates // (1 + critic_steps)
-    count = setting.pick(smoke=50, desk=1_000, gpu=10_000)
-    ratio = _RATIOS[arm]
+class _Try(NamedTuple):
+    trained: Trained
+    course: list[_Point]
 
-    def measure(samples: Tensor, reference: Tensor) -> float:
+    def best(self) -> _Point:
+        return best_of(self.course, lambda point: point.validation, better="lower")
+
+
+def run(arm: Arm[Game], setting: Setting) -> Outcome:
+    """Train once with each rate; judge by test images what comes closest to validation images."""
+    train, validation, test = setting.pick(smoke=(100, 50, 50), desk=(900, 400, 400), gpu=(40_000, 5_000, 5_000))
+    side = setting.pick(smoke=16, desk=16, gpu=32)
+    data = setting.images(default="digits", train=train, validation=validation, test=test, max_side=side)
+    task = Generation(setting, 2 * data.train.images - 1, 2 * data.validation.images - 1, 2 * data.test.images - 1)
+    shown = LabelledImages(task.train, data.train.labels)
+    extractor = trained_classifier(setting, shown, len(data.classes), gpu_steps=5_000).body.eval()
+    updates = setting.pick(smoke=60, desk=1_200, gpu=120_000)
+    steps = updates // (1 + arm.make.critic_steps)
+    count = setting.pick(smoke=50, desk=1_000, gpu=10_000)
+
+    def measured(samples: Tensor, reference: Tensor) -> FrechetDistance:
         distance = FrechetDistance(extractor, "LeNet trained on the training images")
         distance.update(samples, reference)
-        return distance.compute()
+        return distance
 
-    def train(rate: float) -> tuple[list[_Point], Tensor]:
-        model, critic = networks(setting, torch.Size(data.shape))
+    def attempt(rate: float) -> _Try:
         course: list[_Point] = []
 
-        def look(taken: int) -> None:
-            with evaluating(model), torch.no_grad():
-                samples = model(latent(setting.device)(count, setting.generator("evaluation")))
-            course.append(_Point(taken, samples, measure(samples, validation)))
+        def look(model: nn.Module, taken: int) -> None:
+            samples = task.sample(model, count, setting.generator("evaluation"))
+            course.append(_Point(taken, samples, measured(samples, task.validation).compute()))
 
-        def look_on_the_way(step: int, _: Tensor) -> None:
-            taken = step + 1
-            if taken * _POINTS // steps > step * _POINTS // steps and taken < steps:
-                look(taken)
+        def look_on_the_way(model: nn.Module, taken: int) -> None:
+            if taken * _POINTS // steps > (taken - 1) * _POINTS // steps and taken < steps:
+                look(model, taken)
 
-        losses, _ = fit_adversarial(
-            model,
-            critic,
-            torch.optim.Adam(model.parameters(), lr=rate / math.sqrt(ratio), betas=_BETAS, fused=True),
-            torch.optim.Adam(critic.parameters(), lr=rate * math.sqrt(ratio), betas=_BETAS, fused=True),
-            images,
-            model_loss=_model_loss,
-            critic_loss=_critic_loss,
-            latent=latent(setting.device),
-            steps=steps,
-            batch_size=_BATCH,
-            generator=setting.generator("batches"),
-            critic_steps=critic_steps,
-            on_step=look_on_the_way,
-        )
-        look(len(losses))
-        return course, losses
+        trained = task.fit(arm.make, rate, updates=updates, on_step=look_on_the_way)
+        look(trained.model, len(trained.losses))
+        return _Try(trained, course)
 
-    def chosen(course: list[_Point]) -> _Point:
-        return best_of(course, lambda point: point.validation, better="lower")
-
-    tries = {rate: train(rate) for rate in _RATES}
-    rate = best_of(tries, lambda rate: chosen(tries[rate][0]).validation, better="lower")
-    course, losses = tries[rate]
-    point = chosen(course)
+    tuned = tune(_RATES, attempt, lambda tried: tried.best().validation, better="lower")
+    (trained, course), point = tuned.best, tuned.best.best()
+    distance = measured(point.samples, task.test)
     pixels = FrechetDistance(extractor_name="pixels")
-    pixels.update(point.samples.flatten(1), test.flatten(1))
-    return Outcome(
-        metrics={"distance": measure(point.samples, test), "pixel_distance": pixels.compute()},
+    pixels.update(point.samples.flatten(1), task.test.flatten(1))
+    return task.outcome(
+        tuned,
+        trained.losses,
+        point.samples,
+        metrics={"distance": distance.compute(), "pixel_distance": pixels.compute()},
+        made={**trained.made, "distance": distance},
+        of="rate",
         arguments={
-            "rate": rate,
-            "generator_rate": rate / math.sqrt(ratio),
-            "critic_rate": rate * math.sqrt(ratio),
-            "tries": len(_RATES),
             "points": _POINTS,
             "stopped_after": point.step,
-            "steps": steps,
-            "critic_steps": critic_steps,
-            "updates": steps * (1 + critic_steps),
-            "betas": _BETAS,
-            "batch_size": _BATCH,
             "samples": count,
-            "training_images": len(images),
-            "test_images": len(test),
             "image_shape": " x ".join(map(str, data.shape)),
-            "distance_of_training_images": measure(images, test),
+            "distance_of_training_images": measured(task.train, task.test).compute(),
         },
         curves={
-            "generator's loss, by step": loss_curve(losses),
             "Fréchet distance to validation images, by step": [
                 (point.step, point.validation) for point in course if math.isfinite(point.validation)
-            ],
-            "Fréchet distance to validation images, by log10 rate": [
-                (math.log10(rate), chosen(course).validation) for rate, (course, _) in tries.items()
-            ],
+            ]
         },
-        images={"samples": (point.samples[:64].clamp(-1, 1) + 1) / 2},
     )
-
-
-def _model_loss(critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
-    return F.softplus(-critic(fake)).mean()
-
-
-def _critic_loss(critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
-    return F.softplus(-critic(real)).mean() + F.softplus(critic(fake)).mean()
-
-
-def _extractor(
-    setting: Setting, shape: tuple[int, int, int], classes: int, images: Tensor, labels: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """Train a classifier on the training images, once a seed; return what gives its features before the last layer."""
-
-    def trained() -> dict[str, Tensor]:
-        classifier = setting.initialised(lambda: LeNet(shape, classes))
-        fit_classifier(
-            classifier,
-            torch.optim.Adam(classifier.parameters(), lr=1e-3),
-            images,
-            labels,
-            steps=setting.pick(smoke=50, desk=600, gpu=5_000),
-            batch_size=_BATCH,
-            generator=setting.generator("evaluation"),
-        )
-        return classifier.state_dict()
-
-    classifier = setting.initialised(lambda: LeNet(shape, classes))
-    classifier.load_state_dict(setting.cached("classifier of the training images", trained))
-    return classifier.body.eval()

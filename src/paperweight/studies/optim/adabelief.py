@@ -7,38 +7,79 @@ converges fast is told by the mean training loss over the first quarter of the s
 
 What it can show: whether dividing by the departure from the predicted gradient, and not by the gradient's size, trains
 this network faster or better. What it cannot: anything about ImageNet, language models or adversarial networks. An
-accuracy below Adam's or SGD's, or an early loss above Adam's, would refute the claim here. The control would take the
-credit: AdaBelief adds eps to its average in every step, which at the paper's 1e-8 sets a floor of 0.003 under every
-denominator and pulls the method towards SGD. Adam with that floor differs from AdaBelief in the belief alone. The
-method at its null setting is SGD without momentum, which nobody would train this network with; so Adam is the baseline.
+accuracy below Adam's or SGD's, or an early loss above Adam's, would refute the claim here. AdaBelief adds eps to its
+average in every step, which at the paper's 1e-8 sets a floor of 0.003 under every denominator and pulls the method
+towards SGD. The control, Adam with that floor, differs from AdaBelief in the belief alone: what it gains as well is not
+due to the belief. The method at its null setting is SGD without momentum, which nobody would train this network with;
+so Adam is the baseline.
 """
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
-from paperweight.data import channel_statistics, normalise
-from paperweight.loops import Evaluation, best_of, evaluate_classifier, fit_classifier, loss_curve
+from paperweight.loops import tune
 from paperweight.nets import ResNet
 from paperweight.optim.adabelief import AdaBelief
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+
+_EPS = 1e-8
+_DECAY = 5e-4
+_BATCH = 32
+
+
+def _adam_with_floor(parameters: Iterable[Tensor], lr: float) -> Adam:
+    """Make Adam whose average of squares is v = b2 v + (1 - b2) g^2 + eps."""
+    parameters = list(parameters)
+    adam = Adam(parameters, lr=lr, eps=_EPS, weight_decay=_DECAY)
+    beta2 = adam.defaults["betas"][1]
+    for p in parameters:
+        adam.state[p] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+
+    def add(*_: object) -> None:
+        for state in adam.state.values():
+            state["exp_avg_sq"] += _EPS / beta2
+
+    adam.register_step_pre_hook(add)
+    return adam
+
+
+class _Plan(NamedTuple):
+    """What makes the optimizer from parameters and lr, and the rates to try."""
+
+    optimizer: Callable[..., Optimizer]
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+
+
+_BELIEF = partial(AdaBelief, weight_decay=_DECAY, weight_decouple=False)
 
 STUDY = Study(
     paper="adabelief",
     question="Does an image classifier learn faster or better with AdaBelief, once every optimizer has its own rate?",
     claim="AdaBelief trains a residual network as fast as Adam and to a higher test accuracy.",
     arms={
-        "adam": "Adam with weight decay in the gradient",
-        "adabelief": "AdaBelief with the paper's eps for images, 1e-8, and the weight decay of Adam",
-        "adabelief_small_eps": "AdaBelief with eps 1e-16, the default of the authors' package",
-        "adam_eps_inside": "control: Adam whose average of squares grows by eps 1e-8 in every step, as in AdaBelief",
-        "adamw": "AdamW",
-        "sgd": "SGD with momentum and the weight decay of Adam",
+        "adam": Arm("Adam with weight decay in the gradient", _Plan(partial(Adam, eps=_EPS, weight_decay=_DECAY))),
+        "adabelief": Arm(
+            "AdaBelief with the paper's eps for images, 1e-8, and the weight decay of Adam",
+            _Plan(partial(_BELIEF, eps=_EPS)),
+        ),
+        "adabelief_small_eps": Arm(
+            "AdaBelief with eps 1e-16, the default of the authors' package", _Plan(partial(_BELIEF, eps=1e-16))
+        ),
+        "adam_eps_inside": Arm(
+            "control: Adam whose average of squares grows by eps 1e-8 in every step, as in AdaBelief",
+            _Plan(_adam_with_floor),
+        ),
+        "adamw": Arm("AdamW", _Plan(partial(AdamW, eps=_EPS, weight_decay=0.01))),
+        "sgd": Arm(
+            "SGD with momentum and the weight decay of Adam",
+            _Plan(partial(SGD, momentum=0.9, weight_decay=_DECAY), rates=(0.03, 0.1, 0.3, 1.0)),
+        ),
     },
     metrics={
         "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
@@ -58,99 +99,29 @@ STUDY = Study(
     ),
 )
 
-_EPS = 1e-8
-_DECAY = 5e-4
-_BATCH = 32
-_ADAPTIVE_RATES = (0.003, 0.01, 0.03, 0.1)
-_SGD_RATES = (0.03, 0.1, 0.3, 1.0)
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train once with each rate; report what the best on validation images does on test images."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=300, gpu=20_000),
-        validation=setting.pick(smoke=50, desk=500, gpu=5_000),
-        test=setting.pick(smoke=50, desk=990, gpu=10_000),
-        max_side=32,
-    )
+    task = classification(setting, smoke=(100, 50, 50), desk=(300, 500, 990), gpu=(20_000, 5_000, 10_000))
     steps = setting.pick(smoke=20, desk=300, gpu=8_000)
-    rates = _SGD_RATES if arm == "sgd" else _ADAPTIVE_RATES
-    statistics = channel_statistics(data.train.images)
-    images, validation, test = (
-        normalise(part.images, *statistics) for part in (data.train, data.validation, data.test)
-    )
-    tries: list[tuple[Evaluation, Evaluation, float, Tensor]] = []
-    for rate in rates:
-        model = setting.network(data.shape, len(data.classes), default=partial(ResNet, width=8))
-        optimizer = _optimizer(arm, list(model.parameters()), rate)
-        losses = fit_classifier(
-            model,
-            optimizer,
-            images,
-            data.train.labels,
-            steps=steps,
-            batch_size=_BATCH,
-            generator=setting.generator("batches"),
-            schedule=MultiStepLR(optimizer, [steps * 3 // 4]),
-        )
-        chosen = evaluate_classifier(model, validation, data.validation.labels)
-        tries.append((chosen, evaluate_classifier(model, test, data.test.labels), rate, losses))
-    _, tested, rate, losses = best_of(tries, lambda attempt: attempt[0].loss, better="lower")
-    early = {rate: losses[: max(1, steps // 4)].mean().item() for *_, rate, losses in tries}
-    fastest = best_of(early, lambda rate: early[rate], better="lower")
-    return Outcome(
+
+    def train(rate: float) -> Trained:
+        model = task.network(partial(ResNet, width=8))
+        optimizer = arm.make.optimizer(model.parameters(), lr=rate)
+        schedule = MultiStepLR(optimizer, [steps * 3 // 4])
+        return task.fit(model, optimizer, steps=steps, batch_size=_BATCH, schedule=schedule)
+
+    tuned = tune(arm.make.rates, train, lambda tried: tried.validated.loss, better="lower")
+    early = tuned.by(lambda tried: tried.losses[: max(1, steps // 4)].mean().item(), better="lower")
+    return task.outcome(
+        tuned,
         metrics={
-            "accuracy": tested.accuracy,
-            "test_loss": tested.loss,
-            "early_loss": early[fastest],
+            "accuracy": tuned.best.tested.accuracy,
+            "test_loss": tuned.best.tested.loss,
+            "early_loss": early.scores[early.value],
         },
-        arguments={
-            "learning_rate": rate,
-            "learning_rate_of_first_quarter": fastest,
-            "tries": len(rates),
-            "weight_decay": 0.01 if arm == "adamw" else _DECAY,
-            "eps": {"sgd": 0.0, "adabelief_small_eps": 1e-16}.get(arm, _EPS),
-            "batch_size": _BATCH,
-            "steps": steps,
-            "training_images": len(data.train),
-            "test_images": len(data.test),
-            "image_shape": " x ".join(map(str, data.shape)),
-        },
-        curves={
-            "training loss, by step": loss_curve(losses),
-            "validation loss, by log10 learning rate": [
-                (math.log10(rate), chosen.loss) for chosen, _, rate, _ in tries
-            ],
-            "early training loss, by log10 learning rate": [(math.log10(rate), loss) for rate, loss in early.items()],
-        },
-        correct=tested.correct,
+        made={"optimizer": tuned.best.optimizer},
+        more_tuned={"lr_of_first_quarter": early},
+        arguments={"batch_size": _BATCH, "steps": steps},
+        curves={"test accuracy, by log10 lr": tuned.curve(lambda tried: tried.tested.accuracy)},
     )
-
-
-def _optimizer(arm: str, parameters: list[Tensor], rate: float) -> Optimizer:
-    if arm == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=_DECAY)
-    if arm == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, eps=_EPS, weight_decay=0.01)
-    if arm == "adabelief":
-        return AdaBelief(parameters, lr=rate, eps=_EPS, weight_decay=_DECAY, weight_decouple=False)
-    if arm == "adabelief_small_eps":
-        return AdaBelief(parameters, lr=rate, eps=1e-16, weight_decay=_DECAY, weight_decouple=False)
-    adam = torch.optim.Adam(parameters, lr=rate, eps=_EPS, weight_decay=_DECAY)
-    if arm == "adam_eps_inside":
-        _add_eps_in_every_step(adam, parameters)
-    return adam
-
-
-def _add_eps_in_every_step(adam: Optimizer, parameters: Iterable[Tensor]) -> None:
-    """Make Adam's average of squares v = b2 v + (1 - b2) g^2 + eps."""
-    beta2 = adam.defaults["betas"][1]
-    for p in parameters:
-        adam.state[p] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-
-    def add(*_: object) -> None:
-        for state in adam.state.values():
-            state["exp_avg_sq"] += _EPS / beta2
-
-    adam.register_step_pre_hook(add)

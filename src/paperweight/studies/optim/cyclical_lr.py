@@ -13,37 +13,79 @@ is as good half-way as the cycle, the cycle is not what saves them. The share of
 read was set after a first run, on other splits of the digits, by validation images; it is the same for every arm that
 uses it.
 
-Three controls could take the credit: a linear decay to 0 with a tuned start (does it only matter that the rate ends
-low?), one descent from the upper bound to the lower, and the rates of the cycle in a random order (is the cycle
-needed?). The paper has a descent, too, in which most steps are at the lower bound, and finds it worse than the cycle.
+Three controls ask whether something simpler does as well: a linear decay to 0 with a tuned start (does it only matter
+that the rate ends low?), one descent from the upper bound to the lower, and the rates of the cycle in a random order
+(is the cycle needed?). The paper has a descent, too, in which most steps are at the lower bound, and finds it worse
+than the cycle.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
+from torch.optim.lr_scheduler import LinearLR, LRScheduler
 
-from paperweight.data import channel_statistics, normalise
-from paperweight.loops import Evaluation, best_of, evaluate_classifier, fit_classifier, index_batches, loss_curve
+from paperweight.loops import Evaluation, index_batches, tune
 from paperweight.nets import ResNet
 from paperweight.optim.cyclical_lr import CyclicalLR, lr_range_test, suggest_bounds, triangular
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+
+_RATES = (0.03, 0.1, 0.3, 1.0)
+_BATCH = 32
+_HALF_CYCLES = 8
+
+
+def _cycles(optimizer: Optimizer, base: float, top: float, step_size: int, _: torch.Generator) -> LRScheduler:
+    return CyclicalLR(optimizer, base, top, step_size)
+
+
+def _descent(optimizer: Optimizer, base: float, top: float, step_size: int, _: torch.Generator) -> LRScheduler:
+    return LinearLR(optimizer, 1.0, base / top, _HALF_CYCLES * step_size)
+
+
+@final
+class _Shuffled(LRScheduler):
+    """The rates of four cycles in a random order."""
+
+    def __init__(
+        self, optimizer: Optimizer, base_lr: float, max_lr: float, step_size: int, generator: torch.Generator
+    ) -> None:
+        self.base_lr, self.max_lr, self.step_size, self.generator = base_lr, max_lr, step_size, generator
+        self.order = torch.randperm(_HALF_CYCLES * step_size, generator=generator).tolist()
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        step = self.order[self.last_epoch % len(self.order)]
+        return [triangular(step, self.base_lr, self.max_lr, self.step_size)] * len(self.optimizer.param_groups)
+
+
+class _Plan(NamedTuple):
+    """What makes the schedule, the lower bound as a share of a tried rate or by one range test, and the half cycles."""
+
+    schedule: Callable[[Optimizer, float, float, int, torch.Generator], LRScheduler]
+    lowest: float | None = None
+    half_cycles: int = _HALF_CYCLES
+
 
 STUDY = Study(
     paper="cyclical_lr",
     question="Can one range test and a cycling learning rate take the place of tuning, in as many steps or in half?",
     claim="Cycling between the bounds of one range test is at least as accurate as a tuned constant rate.",
     arms={
-        "constant": "the best of four constant rates: the method with equal bounds",
-        "triangular": "four cycles between the bounds of the range test",
-        "triangular_half": "two such cycles: half of the steps of every other arm",
-        "linear_decay": "control: linear decay to 0 from the best of four rates",
-        "descent": "control: one linear descent from the upper bound of the range test to the lower",
-        "shuffled": "control: the rates of the triangular arm in a random order",
+        "constant": Arm("the best of four constant rates: the method with equal bounds", _Plan(_cycles, lowest=1.0)),
+        "triangular": Arm("four cycles between the bounds of the range test", _Plan(_cycles)),
+        "triangular_half": Arm(
+            "two such cycles: half of the steps of every other arm", _Plan(_cycles, half_cycles=_HALF_CYCLES // 2)
+        ),
+        "linear_decay": Arm("control: linear decay to 0 from the best of four rates", _Plan(_descent, lowest=0.0)),
+        "descent": Arm(
+            "control: one linear descent from the upper bound of the range test to the lower", _Plan(_descent)
+        ),
+        "shuffled": Arm("control: the rates of the triangular arm in a random order", _Plan(_Shuffled)),
     },
     metrics={
         "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
@@ -70,120 +112,75 @@ STUDY = Study(
     ),
 )
 
-_RATES = (0.03, 0.1, 0.3, 1.0)
-_BATCH = 32
 
+class _Course(NamedTuple):
+    """A training, its schedule, and evaluations on validation and on test images half-way."""
 
-def run(arm: str, setting: Setting) -> Outcome:
-    """Train once with each rate of the grid, or once between the bounds of a range test."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=300, gpu=20_000),
-        validation=setting.pick(smoke=50, desk=300, gpu=5_000),
-        test=setting.pick(smoke=50, desk=990, gpu=10_000),
-        max_side=32,
-    )
-    full = setting.pick(smoke=16, desk=240, gpu=9_600)
-    steps = full // 2 if arm == "triangular_half" else full
-    statistics = channel_statistics(data.train.images)
-    images, validation, test = (
-        normalise(part.images, *statistics) for part in (data.train, data.validation, data.test)
-    )
-    labels = data.train.labels
-
-    def start() -> tuple[nn.Module, SGD]:
-        model = setting.network(data.shape, len(data.classes), default=partial(ResNet, width=8))
-        return model, SGD(model.parameters(), lr=max(_RATES), momentum=0.9, weight_decay=5e-4)
-
-    def batch_loss(model: nn.Module, index: Tensor) -> Tensor:
-        return F.cross_entropy(model(images[index]), labels[index])
-
-    def train(base: float, top: float) -> _Try:
-        model, optimizer = start()
-        half_way: list[tuple[Evaluation, Evaluation]] = []
-
-        def evaluate() -> tuple[Evaluation, Evaluation]:
-            return (
-                evaluate_classifier(model, validation, data.validation.labels),
-                evaluate_classifier(model, test, data.test.labels),
-            )
-
-        def after_step(step: int, _: Tensor) -> None:
-            if step + 1 == full // 2:
-                half_way.append(evaluate())
-
-        losses = fit_classifier(
-            model,
-            optimizer,
-            images,
-            labels,
-            steps=steps,
-            batch_size=_BATCH,
-            generator=setting.generator("batches"),
-            schedule=_schedule(arm, optimizer, base, top, steps, full // 8, setting.generator("method")),
-            on_step=after_step,
-        )
-        end = evaluate()
-        return _Try(base, top, losses, end, half_way[0] if half_way else end)
-
-    curves: dict[str, list[tuple[float, float]]] = {}
-    if arm in ("constant", "linear_decay"):
-        search = 0
-        tries = [train(rate if arm == "constant" else 0.0, rate) for rate in _RATES]
-    else:
-        search = full // 3
-        draw = index_batches(len(images), _BATCH, setting.generator("batches"), images.device)
-        rates, swept = lr_range_test(*start(), batch_loss, draw, max_lr=max(_RATES), steps=search)
-        tries = [train(*suggest_bounds(rates, swept))]
-        curves["loss in the range test, by learning rate"] = list(zip(rates.tolist(), swept.tolist(), strict=True))
-    best = best_of(tries, lambda attempt: attempt.end[0].accuracy, better="higher")
-    best_half_way = best_of(tries, lambda attempt: attempt.half_way[0].accuracy, better="higher")
-    tested = best.end[1]
-    return Outcome(
-        metrics={
-            "accuracy": tested.accuracy,
-            "half_accuracy": best_half_way.half_way[1].accuracy,
-            "test_loss": tested.loss,
-            "trainings": (search + len(tries) * steps) / full,
-        },
-        arguments={
-            "lower_bound": best.base,
-            "upper_bound": best.top,
-            "upper_bound_half_way": best_half_way.top,
-            "tries": len(tries),
-            "steps_of_range_test": search,
-            "steps": steps,
-            "step_size": full // 8,
-            "batch_size": _BATCH,
-            "training_images": len(data.train),
-            "test_images": len(data.test),
-            "image_shape": " x ".join(map(str, data.shape)),
-        },
-        curves={"training loss, by step": loss_curve(best.losses), **curves},
-        correct=tested.correct,
-    )
-
-
-class _Try(NamedTuple):
-    """A training; each pair of evaluations is on validation and on test images."""
-
-    base: float
-    top: float
-    losses: Tensor
-    end: tuple[Evaluation, Evaluation]
+    end: Trained
+    schedule: LRScheduler
     half_way: tuple[Evaluation, Evaluation]
 
 
-def _schedule(
-    arm: str, optimizer: Optimizer, base: float, top: float, steps: int, step_size: int, draw: torch.Generator
-) -> LRScheduler:
-    if arm in ("linear_decay", "descent"):
-        for group in optimizer.param_groups:
-            group["lr"] = top
-        return LinearLR(optimizer, start_factor=1.0, end_factor=base / top, total_iters=steps)
-    if arm == "shuffled":
-        order = torch.randperm(steps, generator=draw).tolist()
-        for group in optimizer.param_groups:
-            group["lr"] = 1.0
-        return LambdaLR(optimizer, lambda step: triangular(order[step % steps], base, top, step_size))
-    return CyclicalLR(optimizer, base, top, step_size)
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
+    """Train once with each rate of the grid, or once between the bounds of a range test."""
+    task = classification(setting, smoke=(100, 50, 50), desk=(300, 300, 990), gpu=(20_000, 5_000, 10_000))
+    full = setting.pick(smoke=16, desk=240, gpu=9_600)
+    step_size = full // _HALF_CYCLES
+    steps = step_size * arm.make.half_cycles
+
+    def start(rate: float) -> tuple[nn.Module, SGD]:
+        model = task.network(partial(ResNet, width=8))
+        return model, SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+
+    def train(base: float, top: float) -> _Course:
+        model, optimizer = start(top)
+        schedule = arm.make.schedule(optimizer, base, top, step_size, setting.generator("method"))
+        half_way: list[tuple[Evaluation, Evaluation]] = []
+
+        def after_step(step: int, _: Tensor) -> None:
+            if step + 1 == full // 2:
+                half_way.append((task.validate(model), task.test(model)))
+
+        end = task.fit(model, optimizer, steps=steps, batch_size=_BATCH, schedule=schedule, on_step=after_step)
+        return _Course(end, schedule, half_way[0] if half_way else (end.validated, end.tested))
+
+    def batch_loss(model: nn.Module, index: Tensor) -> Tensor:
+        return F.cross_entropy(model(task.train.images[index]), task.train.labels[index])
+
+    curves: dict[str, list[tuple[float, float]]] = {}
+    if arm.make.lowest is not None:
+        search = 0
+        bounds = {rate: arm.make.lowest * rate for rate in _RATES}
+    else:
+        search = full // 3
+        batches = index_batches(len(task.train), _BATCH, setting.generator("batches"), setting.device)
+        rates, swept = lr_range_test(*start(max(_RATES)), batch_loss, batches, max_lr=max(_RATES), steps=search)
+        base, top = suggest_bounds(rates, swept)
+        bounds = {top: base}
+        curves["loss in the range test, by learning rate"] = list(zip(rates.tolist(), swept.tolist(), strict=True))
+    tuned = tune(
+        bounds, lambda top: train(bounds[top], top), lambda tried: tried.end.validated.accuracy, better="higher"
+    )
+    half_way = tuned.by(lambda tried: tried.half_way[0].accuracy, better="higher")
+    best = tuned.best.end
+    return task.outcome(
+        tuned,
+        losses=best.losses,
+        tested=best.tested,
+        metrics={
+            "accuracy": best.tested.accuracy,
+            "half_accuracy": half_way.best.half_way[1].accuracy,
+            "test_loss": best.tested.loss,
+            "trainings": (search + len(bounds) * steps) / full,
+        },
+        made={"optimizer": best.optimizer, "schedule": tuned.best.schedule},
+        of="upper_bound",
+        more_tuned={"upper_bound_half_way": half_way},
+        arguments={
+            "lower_bound": bounds[tuned.value],
+            "steps_of_range_test": search,
+            "steps": steps,
+            "batch_size": _BATCH,
+        },
+        curves=curves,
+    )

@@ -9,34 +9,65 @@ network's test accuracy with a learning rate chosen for each arm on validation i
 What it can show: whether smoothing lowers the noise floor, widens the range of stable rates, and helps a small
 network on these images. What it cannot: anything about long training, large networks, or batches so large that
 gradient noise does not matter. A noise floor that is not lower, a largest stable rate that is not larger, or a
-network that is not better would refute the claim in that part; a gain that the two controls show as well would take
-the credit from it. Smoothing along a random order of the entries asks whether neighbours in memory matter; plain SGD
-with its rate times the mean eigenvalue asks whether smoothing is more than a smaller step.
+network that is not better would refute the claim in that part; so would a gain that the two controls show as well.
+Smoothing along a random order of the entries asks whether neighbours in memory matter; plain SGD with its rate times
+the mean eigenvalue asks whether smoothing is more than a smaller step.
 """
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from paperweight.data import channel_statistics, normalise
-from paperweight.loops import best_of, evaluate_classifier, fit_classifier, loss_curve, minimise
+from paperweight.loops import evaluate_classifier, minimise, tune
 from paperweight.nets import MLP, LeNet
 from paperweight.optim.laplacian_smoothing import LaplacianSmoothingSGD, laplacian_smooth, smoothing_spectrum
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+
+_SIGMA = 1.0
+_BATCH = 4
+_NOISE = 0.2
+_NETWORK_RATES = (0.003, 0.01, 0.03)
+_SOFTMAX_RATES = (0.03, 0.06, 0.12, 0.25)
+_STABILITY_RATES = tuple(2.0**k for k in range(-2, 6))
+_COMMON_RATE = 2.0
+_RATE_DIMENSION = 64
+_QUADRATIC_RATE = 0.8
+
+
+def _mean_gain(n: int) -> float:
+    """Return the mean eigenvalue of the smoothing on a ring of n entries."""
+    gain = 1 / smoothing_spectrum(n, _SIGMA)
+    return float(gain[0] + 2 * gain[1 : (n + 1) // 2].sum() + (gain[-1] if n % 2 == 0 else 0)) / n
+
+
+class _Plan(NamedTuple):
+    """Sigma and order of the method, the factor of the rate of n entries, and sigma along a random order."""
+
+    sigma: float = 0.0
+    order: int = 1
+    rate_factor: Callable[[int], float] = lambda n: 1.0
+    permuted_sigma: float = 0.0
+
 
 STUDY = Study(
     paper="laplacian_smoothing",
     question="Does smoothing the gradient help SGD with small batches, once every arm has its own learning rate?",
     claim="Smoothing stochastic gradients lowers their variance, allows larger steps and improves the trained network.",
     arms={
-        "sgd": "plain SGD: the method at sigma 0",
-        "smoothed": "gradients smoothed with sigma 1, order 1",
-        "smoothed_order_2": "gradients smoothed with sigma 1, order 2",
-        "permuted": "control: smoothed along a fixed random order of each tensor's entries",
-        "rescaled": "control: plain SGD with the learning rate times the mean eigenvalue of the smoothing",
+        "sgd": Arm("plain SGD: the method at sigma 0", _Plan()),
+        "smoothed": Arm("gradients smoothed with sigma 1, order 1", _Plan(_SIGMA)),
+        "smoothed_order_2": Arm("gradients smoothed with sigma 1, order 2", _Plan(_SIGMA, order=2)),
+        "permuted": Arm(
+            "control: smoothed along a fixed random order of each tensor's entries", _Plan(permuted_sigma=_SIGMA)
+        ),
+        "rescaled": Arm(
+            "control: plain SGD with the learning rate times the mean eigenvalue of the smoothing",
+            _Plan(rate_factor=_mean_gain),
+        ),
     },
     metrics={
         "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
@@ -59,114 +90,69 @@ STUDY = Study(
     ),
 )
 
-_SIGMA = 1.0
-_BATCH = 4
-_NOISE = 0.2
-_NETWORK_RATES = (0.003, 0.01, 0.03)
-_SOFTMAX_RATES = (0.03, 0.06, 0.12, 0.25)
-_STABILITY_RATES = tuple(2.0**k for k in range(-2, 6))
-_COMMON_RATE = 2.0
-_RATE_DIMENSION = 64
-_QUADRATIC_RATE = 0.8
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Run the four parts for one arm."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=200, desk=5_000, gpu=20_000),
-        validation=setting.pick(smoke=100, desk=1_000, gpu=5_000),
-        test=setting.pick(smoke=100, desk=2_000, gpu=10_000),
-        max_side=32,
-    )
-    steps = setting.pick(smoke=20, desk=600, gpu=10_000)
-    softmax_steps = setting.pick(smoke=20, desk=250, gpu=3_000)
-    classes = len(data.classes)
-    unit = _RATE_DIMENSION / math.prod(data.shape)
-    statistics = channel_statistics(data.train.images)
-    images = normalise(data.train.images, *statistics)
-    validation = normalise(data.validation.images, *statistics)
-    test = normalise(data.test.images, *statistics)
+    task = classification(setting, smoke=(200, 100, 100), desk=(5_000, 1_000, 2_000), gpu=(20_000, 5_000, 10_000))
+    steps, softmax_steps = setting.pick(smoke=(20, 20), desk=(600, 250), gpu=(10_000, 3_000))
+    unit = _RATE_DIMENSION / math.prod(task.shape)
 
-    def train(model: nn.Module, rate: float, steps: int, momentum: float, noise: float) -> Tensor:
-        optimizer = _optimizer(arm, model.parameters(), rate, momentum, noise, setting)
-        draw = setting.generator("batches")
-        return fit_classifier(
-            model, optimizer, images, data.train.labels, steps=steps, batch_size=_BATCH, generator=draw
-        )
+    def train(rate: float, model: nn.Module, steps: int, momentum: float, noise: float) -> Trained:
+        optimizer = _optimizer(arm.make, model.parameters(), rate, momentum, noise, setting)
+        return task.fit(model, optimizer, steps=steps, batch_size=_BATCH)
 
-    def best(
-        build: Callable[[], nn.Module], rates: Iterable[float], steps: int, momentum: float, noise: float
-    ) -> tuple[nn.Module, float, Tensor]:
-        tries: list[tuple[float, nn.Module, float, Tensor]] = []
-        for rate in rates:
-            model = build()
-            losses = train(model, rate, steps, momentum, noise)
-            evaluation = evaluate_classifier(model, validation, data.validation.labels)
-            tries.append((evaluation.accuracy, model, rate, losses))
-        return best_of(tries, lambda attempt: attempt[0], better="higher")[1:]
+    def network(rate: float) -> Trained:
+        return train(rate, task.network(LeNet), steps, momentum=0.9, noise=0.0)
 
-    def network() -> nn.Module:
-        return setting.network(data.shape, classes, default=LeNet)
+    def softmax(rate: float, noise: float = 0.0) -> Trained:
+        model = setting.initialised(lambda: MLP(task.shape, task.classes, hidden=()))
+        return train(unit * rate, model, softmax_steps, momentum=0.0, noise=noise)
 
-    def softmax() -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(setting.stream("init"))
-            return MLP(data.shape, classes, hidden=()).to(setting.device)
+    def accuracy(tried: Trained) -> float:
+        return tried.validated.accuracy
 
-    model, rate, losses = best(network, _NETWORK_RATES, steps, momentum=0.9, noise=0.0)
-    tested = evaluate_classifier(model, test, data.test.labels)
-    noisy_model, noisy_rate, _ = best(
-        softmax, [unit * rate for rate in _SOFTMAX_RATES], softmax_steps, momentum=0.0, noise=_NOISE
-    )
-    final_loss: dict[float, float] = {}
-    for large in _STABILITY_RATES:
-        model = softmax()
-        train(model, unit * large, softmax_steps, momentum=0.0, noise=0.0)
-        final_loss[large] = evaluate_classifier(model, images, data.train.labels).loss
-    stable = [large for large, loss in final_loss.items() if loss < math.log(classes)]
-    floor, descent = _quadratic(arm, setting)
-    return Outcome(
+    tuned = tune(_NETWORK_RATES, network, accuracy, better="higher")
+    noisy = tune(_SOFTMAX_RATES, partial(softmax, noise=_NOISE), accuracy, better="higher")
+    large = {
+        rate: evaluate_classifier(softmax(rate).model, task.train.images, task.train.labels).loss
+        for rate in _STABILITY_RATES
+    }
+    stable = [rate for rate, loss in large.items() if loss < math.log(task.classes)]
+    floor, descent = _quadratic(arm.make, setting)
+    return task.outcome(
+        tuned,
         metrics={
-            "accuracy": tested.accuracy,
-            "noisy_accuracy": evaluate_classifier(noisy_model, test, data.test.labels).accuracy,
+            "accuracy": tuned.best.tested.accuracy,
+            "noisy_accuracy": noisy.best.tested.accuracy,
             "stable_rate": math.log2(max(stable, default=_STABILITY_RATES[0] / 2)),
-            "common_rate_loss": final_loss[_COMMON_RATE],
+            "common_rate_loss": large[_COMMON_RATE],
             "noise_floor": floor,
         },
+        made={"optimizer": tuned.best.optimizer},
+        more_tuned={"lr_with_noise": noisy},
         arguments={
-            "sigma": _SIGMA if arm in ("smoothed", "smoothed_order_2", "permuted") else 0.0,
-            "learning_rate": rate,
-            "learning_rate_with_noise": noisy_rate,
-            "tries": len(_NETWORK_RATES),
-            "tries_with_noise": len(_SOFTMAX_RATES),
+            "sigma_along_random_order": arm.make.permuted_sigma,
+            "unit_of_lr_with_noise": unit,
             "gradient_noise": _NOISE,
             "batch_size": _BATCH,
             "steps": steps,
             "steps_of_softmax": softmax_steps,
-            "training_images": len(data.train),
-            "test_images": len(data.test),
-            "image_shape": " x ".join(map(str, data.shape)),
         },
         curves={
-            "training loss of the network, by step": loss_curve(losses),
-            "loss of softmax regression, by log2 learning rate": [(math.log2(r), v) for r, v in final_loss.items()],
+            "loss of softmax regression, by log2 learning rate": [(math.log2(r), v) for r, v in large.items()],
             "value of the quadratic, by step": descent,
         },
-        correct=tested.correct,
     )
 
 
 def _optimizer(
-    arm: str, parameters: Iterable[Tensor], rate: float, momentum: float, noise: float, setting: Setting
-) -> Optimizer:
-    """Return the arm's optimizer; hooks change a gradient, first by noise, then by permuted smoothing."""
+    plan: _Plan, parameters: Iterable[Tensor], rate: float, momentum: float, noise: float, setting: Setting
+) -> LaplacianSmoothingSGD:
+    """Return the optimizer; hooks change a gradient, first by noise, then by smoothing along a random order."""
     parameters = list(parameters)
     draw = setting.generator("method")
-    sigma = {"smoothed": _SIGMA, "smoothed_order_2": _SIGMA}.get(arm, 0.0)
-    order = 2 if arm == "smoothed_order_2" else 1
-    groups = [{"params": [p], "lr": rate * (_mean_gain(p.numel()) if arm == "rescaled" else 1.0)} for p in parameters]
-    optimizer = LaplacianSmoothingSGD(groups, lr=rate, sigma=sigma, order=order, momentum=momentum)
+    groups = [{"params": [p], "lr": rate * plan.rate_factor(p.numel())} for p in parameters]
+    optimizer = LaplacianSmoothingSGD(groups, lr=rate, sigma=plan.sigma, order=plan.order, momentum=momentum)
     orders = [torch.randperm(p.numel(), generator=draw).to(p.device) for p in parameters]
 
     def add_noise(*_: object) -> None:
@@ -179,23 +165,17 @@ def _optimizer(
             if p.grad is not None:
                 gradient = p.grad.flatten()
                 smooth = torch.empty_like(gradient)
-                smooth[shuffled] = laplacian_smooth(gradient[shuffled], _SIGMA)
+                smooth[shuffled] = laplacian_smooth(gradient[shuffled], plan.permuted_sigma)
                 p.grad = smooth.view_as(p)
 
     if noise:
         optimizer.register_step_pre_hook(add_noise)
-    if arm == "permuted":
+    if plan.permuted_sigma:
         optimizer.register_step_pre_hook(smooth_permuted)
     return optimizer
 
 
-def _mean_gain(n: int) -> float:
-    """Return the mean eigenvalue of the smoothing on a ring of n entries."""
-    gain = 1 / smoothing_spectrum(n, _SIGMA)
-    return float(gain[0] + 2 * gain[1 : (n + 1) // 2].sum() + (gain[-1] if n % 2 == 0 else 0)) / n
-
-
-def _quadratic(arm: str, setting: Setting) -> tuple[float, list[tuple[float, float]]]:
+def _quadratic(plan: _Plan, setting: Setting) -> tuple[float, list[tuple[float, float]]]:
     """Descend sum(((x - 2) / c)^2), c alternating 10 and 1, with noise 0.1 in the gradient, from -1.
 
     Returns the mean value over the last quarter of the steps, and the course.
@@ -212,5 +192,5 @@ def _quadratic(arm: str, setting: Setting) -> tuple[float, list[tuple[float, flo
         values[step] = value.detach()
         return value + (error * x).sum()
 
-    minimise(loss, _optimizer(arm, [x], _QUADRATIC_RATE, 0.0, 0.0, setting), enumerate(noise), steps=steps)
+    minimise(loss, _optimizer(plan, [x], _QUADRATIC_RATE, 0.0, 0.0, setting), enumerate(noise), steps=steps)
     return values[-steps // 4 :].mean().item(), [(float(i), values[i].item()) for i in range(0, steps, steps // 50)]

@@ -16,38 +16,65 @@ is due to averaging, and not to going back. With the decay it would be SGD itsel
 move any more. The two arms with Adam are to be compared with each other.
 """
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
-from paperweight.data import channel_statistics, normalise
-from paperweight.loops import (
-    Evaluation,
-    ExponentialMovingAverage,
-    best_of,
-    evaluate_classifier,
-    fit_classifier,
-    loss_curve,
-    minimise,
-)
+from paperweight.loops import ExponentialMovingAverage, minimise, tune
 from paperweight.nets import LeNet
 from paperweight.optim.lookahead import Lookahead
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+
+_K = 5
+_ALPHA = 0.5
+_BATCH = 32
+_QUADRATIC_RATES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.4)
+_COPIES = 200
+
+
+class _Inner(NamedTuple):
+    """What makes the inner optimizer of network and quadratic, the rates for one, and a common rate for the other."""
+
+    of_network: Callable[..., Optimizer]
+    of_quadratic: Callable[..., Optimizer]
+    rates: tuple[float, ...]
+    common_rate: float
+
+
+class _Plan(NamedTuple):
+    """Inner optimizer, alpha, whether the rate decays, and the share of new weights in the average to evaluate."""
+
+    inner: _Inner
+    alpha: float = 1.0
+    decays: bool = True
+    share: float = 1.0
+
+
+_SGD = _Inner(partial(SGD, momentum=0.9, weight_decay=5e-4), SGD, (0.01, 0.02, 0.05, 0.1, 0.2, 0.4), common_rate=0.5)
+_ADAM = _Inner(partial(Adam, weight_decay=5e-4), Adam, (0.001, 0.002, 0.005, 0.01, 0.02, 0.05), common_rate=0.1)
 
 STUDY = Study(
     paper="lookahead",
     question="Does Lookahead help SGD with momentum, once both have their own learning rate and a decay of it?",
     claim="Lookahead raises the accuracy that its inner optimizer reaches, lowers its variance and needs less tuning.",
     arms={
-        "sgd": "SGD with momentum: the method at alpha 1",
-        "lookahead": "Lookahead on it, k = 5, alpha = 0.5, momentum maintained",
-        "lookahead_constant": "Lookahead at a learning rate that does not decay",
-        "average_constant": "control: SGD at such a rate, evaluated at Lookahead's average, not going back to it",
-        "adam": "Adam",
-        "lookahead_adam": "Lookahead on Adam, k = 5, alpha = 0.5",
+        "sgd": Arm("SGD with momentum: the method at alpha 1", _Plan(_SGD)),
+        "lookahead": Arm("Lookahead on it, k = 5, alpha = 0.5, momentum maintained", _Plan(_SGD, _ALPHA)),
+        "lookahead_constant": Arm(
+            "Lookahead at a learning rate that does not decay", _Plan(_SGD, _ALPHA, decays=False)
+        ),
+        "average_constant": Arm(
+            "control: SGD at such a rate, evaluated at Lookahead's average, not going back to it",
+            _Plan(_SGD, decays=False, share=_ALPHA),
+        ),
+        "adam": Arm("Adam", _Plan(_ADAM)),
+        "lookahead_adam": Arm("Lookahead on Adam, k = 5, alpha = 0.5", _Plan(_ADAM, _ALPHA)),
     },
     metrics={
         "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
@@ -74,128 +101,78 @@ STUDY = Study(
     ),
 )
 
-_K = 5
-_ALPHA = 0.5
-_BATCH = 32
-_SGD_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-_ADAM_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
-_QUADRATIC_RATES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.4)
-_COPIES = 200
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train the network and descend the quadratic with each rate; report the best and the mean."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=300, gpu=20_000),
-        validation=setting.pick(smoke=50, desk=500, gpu=5_000),
-        test=setting.pick(smoke=50, desk=990, gpu=10_000),
-        max_side=32,
-    )
+    task = classification(setting, smoke=(100, 50, 50), desk=(300, 500, 990), gpu=(20_000, 5_000, 10_000))
     steps = setting.pick(smoke=20, desk=500, gpu=8_000)
-    rates = _ADAM_RATES if "adam" in arm else _SGD_RATES
-    statistics = channel_statistics(data.train.images)
-    images, validation, test = (
-        normalise(part.images, *statistics) for part in (data.train, data.validation, data.test)
-    )
-    tries: list[tuple[Evaluation, Evaluation, float, Tensor]] = []
-    for rate in rates:
-        model = setting.network(data.shape, len(data.classes), default=LeNet)
-        optimizer = _optimizer(arm, model.parameters(), rate, momentum=0.9, weight_decay=5e-4)
-        average = ExponentialMovingAverage(model, decay=1 - _share(arm))
+    plan = arm.make
 
-        def update(step: int, _: Tensor, average=average, model=model) -> None:
+    def train(rate: float) -> Trained:
+        model = task.network(LeNet)
+        optimizer = Lookahead(plan.inner.of_network(model.parameters(), lr=rate), k=_K, alpha=plan.alpha)
+        average = ExponentialMovingAverage(model, decay=1 - plan.share)
+
+        def update(step: int, _: Tensor) -> None:
             if (step + 1) % _K == 0:
                 average.update(model)
 
-        losses = fit_classifier(
-            model,
-            optimizer,
-            images,
-            data.train.labels,
-            steps=steps,
-            batch_size=_BATCH,
-            generator=setting.generator("batches"),
-            schedule=_schedule(arm, optimizer, steps),
-            on_step=update,
-        )
-        chosen = evaluate_classifier(average.average, validation, data.validation.labels)
-        tries.append((chosen, evaluate_classifier(average.average, test, data.test.labels), rate, losses))
-    _, tested, rate, losses = best_of(tries, lambda attempt: attempt[0].loss, better="lower")
-    floor, courses = _quadratics(arm, setting)
-    best = best_of(courses, lambda rate: courses[rate][-1], better="lower")
-    return Outcome(
+        schedule = _schedule(plan, optimizer, steps)
+        trained = task.fit(model, optimizer, steps=steps, batch_size=_BATCH, schedule=schedule, on_step=update)
+        return replace(trained, model=average.average)
+
+    tuned = tune(plan.inner.rates, train, lambda tried: tried.validated.loss, better="lower")
+    floor, descent = _descents(plan, setting)
+    quadratic = tune(_QUADRATIC_RATES, descent, lambda course: course[-1], better="lower")
+    optimizer = cast(Lookahead, tuned.best.optimizer)
+    return task.outcome(
+        tuned,
         metrics={
-            "accuracy": tested.accuracy,
-            "test_loss": tested.loss,
-            "mean_accuracy": sum(tested.accuracy for _, tested, *_ in tries) / len(tries),
+            "accuracy": tuned.best.tested.accuracy,
+            "test_loss": tuned.best.tested.loss,
+            "mean_accuracy": sum(tried.tested.accuracy for tried in tuned.tries.values()) / len(tuned.tries),
             "noise_floor": floor,
-            "quadratic_loss": courses[best][-1],
+            "quadratic_loss": quadratic.best[-1],
         },
+        made={"optimizer": optimizer, "inner": optimizer.optimizer},
+        more_tuned={"lr_of_quadratic": quadratic},
         arguments={
-            "learning_rate": rate,
-            "learning_rate_of_quadratic": best,
-            "tries": len(rates),
-            "k": _K,
-            "alpha": _alpha(arm),
+            "share_of_new_weights": plan.share,
             "batch_size": _BATCH,
             "steps": steps,
-            "training_images": len(data.train),
-            "test_images": len(data.test),
-            "image_shape": " x ".join(map(str, data.shape)),
         },
         curves={
-            "training loss, by step": loss_curve(losses),
-            "test accuracy, by log10 learning rate": [(math.log10(rate), done.accuracy) for _, done, rate, _ in tries],
+            "test accuracy, by log10 lr": tuned.curve(lambda tried: tried.tested.accuracy),
             "excess loss of the quadratic, by step": [
-                (float(_K * (i + 1)), value) for i, value in enumerate(courses[best])
+                (float(_K * (i + 1)), value) for i, value in enumerate(quadratic.best)
             ],
         },
-        correct=tested.correct,
     )
 
 
-def _alpha(arm: str) -> float:
-    return _ALPHA if arm.startswith("lookahead") else 1.0
+def _schedule(plan: _Plan, optimizer: Lookahead, steps: int) -> MultiStepLR:
+    return MultiStepLR(optimizer, [steps * share // 10 for share in (3, 6, 8) if plan.decays], gamma=0.2)
 
 
-def _share(arm: str) -> float:
-    """Return the share of the weights in training that each update adds to the average that is evaluated."""
-    return _ALPHA if arm == "average_constant" else 1.0
-
-
-def _optimizer(arm: str, parameters: Iterable[Tensor], rate: float, momentum: float, weight_decay: float) -> Lookahead:
-    if "adam" in arm:
-        inner = torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay)
-    else:
-        inner = torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=weight_decay)
-    return Lookahead(inner, k=_K, alpha=_alpha(arm))
-
-
-def _schedule(arm: str, optimizer: Lookahead, steps: int) -> MultiStepLR:
-    decays = [] if arm.endswith("_constant") else [steps * share // 10 for share in (3, 6, 8)]
-    return MultiStepLR(optimizer, decays, gamma=0.2)
-
-
-def _quadratics(arm: str, setting: Setting) -> tuple[float, dict[float, list[float]]]:
+def _descents(plan: _Plan, setting: Setting) -> tuple[float, Callable[[float], list[float]]]:
     """Descend sum(a (x - c)^2) / 2 from 3, ten curvatures a from 0.1 to 1, with normal c drawn anew in each step.
 
-    Returns the mean excess loss over the last half of a long descent at a constant rate, and the course of that of a
-    short one at each rate.
+    Returns the mean excess loss over the last half of a long descent at a constant rate, and what gives the course of
+    that of a short one at a rate.
     """
     long, short = setting.pick(smoke=(50, 20), desk=(500, 100), gpu=(2_000, 100))
     curvature = torch.logspace(-1, 0, 10)
     targets = torch.randn(long, _COPIES, 10, generator=setting.generator("evaluation"))
 
-    def descend(rate: float, steps: int, constant: bool) -> list[float]:
+    def descend(rate: float, steps: int, plan: _Plan) -> list[float]:
         x = torch.full((_COPIES, 10), 3.0, requires_grad=True)
-        optimizer = _optimizer(arm, [x], rate, momentum=0.0, weight_decay=0.0)
+        optimizer = Lookahead(plan.inner.of_quadratic([x], lr=rate), k=_K, alpha=plan.alpha)
         average = x.detach().clone()
         course: list[float] = []
 
         def record(step: int, _: Tensor) -> None:
             if (step + 1) % _K == 0:
-                average.lerp_(x.detach(), _share(arm))
+                average.lerp_(x.detach(), plan.share)
                 course.append((curvature * average.square()).sum(dim=1).mean().item() / 2)
 
         minimise(
@@ -203,10 +180,10 @@ def _quadratics(arm: str, setting: Setting) -> tuple[float, dict[float, list[flo
             optimizer,
             targets,
             steps=steps,
-            schedule=None if constant else _schedule(arm, optimizer, steps),
+            schedule=_schedule(plan, optimizer, steps),
             on_step=record,
         )
         return course
 
-    late = descend(0.1 if "adam" in arm else 0.5, long, constant=True)[long // _K // 2 :]
-    return sum(late) / len(late), {rate: descend(rate, short, constant=False) for rate in _QUADRATIC_RATES}
+    late = descend(plan.inner.common_rate, long, plan._replace(decays=False))[long // _K // 2 :]
+    return sum(late) / len(late), lambda rate: descend(rate, short, plan)

@@ -13,31 +13,91 @@ what was published before; filters with smaller entries tell how much of the cha
 is learned where every other image is protected is told: a learner who also finds clean ones learns from these.
 """
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.data import channel_statistics, normalise
-from paperweight.loops import Evaluation, best_of, evaluate_classifier, evaluating, index_batches, loss_curve, minimise
-from paperweight.nets import LeNet
+from paperweight.loops import evaluate_classifier, index_batches, minimise, tune
+from paperweight.nets import LeNet, evaluating
 from paperweight.privacy.cuda_unlearnable import CUDATransform, class_filters
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
+
+_RATES = (0.002, 0.006, 0.02)
+_BATCH = 32
+_NOISE = 8 / 255
+_PGD_STEPS = 3
+_BLUR = 0.3
+
+
+@final
+class _Additive:
+    """Adds a noise for each class, (classes, C, H, W)."""
+
+    def __init__(self, noise: Tensor) -> None:
+        self.noise = noise
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return (images + self.noise.to(images.device)[labels]).clamp(0, 1), labels
+
+
+def _as_published(_: nn.Module, images: Tensor, *__: object) -> Tensor:
+    return images
+
+
+def _refiltered(_: nn.Module, images: Tensor, __: Tensor, generator: torch.Generator) -> Tensor:
+    """Convolve each image with a filter of its own."""
+    filters = class_filters(len(images), blur=_BLUR, generator=generator)
+    return CUDATransform(filters)(images, torch.arange(len(images), device=images.device))[0]
+
+
+def _adversarial(model: nn.Module, images: Tensor, labels: Tensor, __: torch.Generator) -> Tensor:
+    """Raise the loss within the ball, by steps of half of its radius."""
+    changed = images
+    with evaluating(model):
+        for _ in range(_PGD_STEPS):
+            given = changed.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(F.cross_entropy(model(given), labels, reduction="sum"), given)
+            moved = changed + _NOISE / 2 * slope.sign()
+            changed = (images + (moved - images).clamp(-_NOISE, _NOISE)).clamp(0, 1)
+    return changed.detach()
+
+
+class _Plan(NamedTuple):
+    """What the owner makes of filters and noise, and on what the learner trains in place of a published batch."""
+
+    protection: Callable[[Tensor, Tensor], CUDATransform | _Additive]
+    blur: float = _BLUR
+    learner: Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor] = _as_published
+
+
+def _cuda(filters: Tensor, _: Tensor) -> CUDATransform:
+    return CUDATransform(filters)
+
 
 STUDY = Study(
     paper="cuda_unlearnable",
     question="If I convolve my images with a secret filter for each class, can a network still learn from them?",
     claim="A network that is trained on the convolved images fails on clean ones, adversarial training included.",
     arms={
-        "clean": "the images as they are",
-        "cuda": "a filter for each class, entries up to 0.3",
-        "cuda_weak": "a filter for each class, entries up to 0.1",
-        "additive": "control: noise for each class, added, at most 8/255 in size",
-        "cuda_adversarial": "as cuda; the learner trains on adversarial images, of radius 8/255 in the largest entry",
-        "cuda_refiltered": "control: as cuda; the learner convolves each image with a new random filter in each step",
+        "clean": Arm("the images as they are", _Plan(lambda filters, _: CUDATransform(filters, fraction=0.0))),
+        "cuda": Arm("a filter for each class, entries up to 0.3", _Plan(_cuda)),
+        "cuda_weak": Arm("a filter for each class, entries up to 0.1", _Plan(_cuda, blur=0.1)),
+        "additive": Arm(
+            "control: noise for each class, added, at most 8/255 in size", _Plan(lambda _, noise: _Additive(noise))
+        ),
+        "cuda_adversarial": Arm(
+            "as cuda; the learner trains on adversarial images, of radius 8/255 in the largest entry",
+            _Plan(_cuda, learner=_adversarial),
+        ),
+        "cuda_refiltered": Arm(
+            "control: as cuda; the learner convolves each image with a new random filter in each step",
+            _Plan(_cuda, learner=_refiltered),
+        ),
     },
     metrics={
         "accuracy": Metric(
@@ -61,75 +121,74 @@ STUDY = Study(
     ),
 )
 
-_RATES = (0.002, 0.006, 0.02)
-_BATCH = 32
-_NOISE = 8 / 255
-_PGD_STEPS = 3
-_BLUR = 0.3
+
+class _Trained(NamedTuple):
+    model: nn.Module
+    losses: Tensor
+    optimizer: torch.optim.Optimizer
 
 
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train on what was published with each rate; report what the best on such images does on clean ones."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=900, gpu=20_000),
-        validation=setting.pick(smoke=50, desk=200, gpu=5_000),
-        test=setting.pick(smoke=50, desk=690, gpu=10_000),
-        max_side=32,
+    task = classification(
+        setting, smoke=(100, 50, 50), desk=(900, 200, 690), gpu=(20_000, 5_000, 10_000), normalised=False
     )
     steps = setting.pick(smoke=10, desk=200, gpu=5_000)
-    classes = len(data.classes)
-    draw = setting.generator("method")
-    protect = _protection(arm, data.shape, classes, draw)
+    draw, owners_filters = setting.generator("method"), partial(class_filters, task.classes, blur=arm.make.blur)
+    filters = owners_filters(generator=draw)
+    noise = _NOISE * (2 * torch.rand(task.classes, *task.shape, generator=draw) - 1)
+    protection = arm.make.protection(filters, noise)
     published, held_out, twins = (
-        protect(part.images, part.labels) for part in (data.train, data.validation, data.test)
+        protection(part.images, part.labels)[0] for part in (task.train, task.data.validation, task.data.test)
     )
     half = torch.arange(len(published), device=setting.device) % 2 == 0
-    mixed = torch.where(half[:, None, None, None], published, data.train.images)
+    mixed = torch.where(half[:, None, None, None], published, task.train.images)
 
-    def learn(images: Tensor, rate: float) -> tuple[nn.Module, Tensor]:
-        statistics = channel_statistics(images)
-        network = setting.network(data.shape, classes, default=LeNet)
-        model = nn.Sequential(_Normalised(*statistics), network).to(setting.device)
-        return model, _train(arm, model, images, data.train.labels, rate, steps, setting)
+    def learn(images: Tensor, rate: float) -> _Trained:
+        model = nn.Sequential(_Normalised(*channel_statistics(images)), task.network(LeNet)).to(setting.device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+        draw = setting.generator("evaluation")
 
-    def judged(model: nn.Module, images: Tensor, labels: Tensor) -> Evaluation:
-        return evaluate_classifier(model, images, labels)
+        def loss(index: Tensor) -> Tensor:
+            labels = task.train.labels[index]
+            return F.cross_entropy(model(arm.make.learner(model, images[index], labels, draw)), labels)
 
-    tries = {rate: learn(published, rate) for rate in _RATES}
-    rates = {rate: judged(model, held_out, data.validation.labels).accuracy for rate, (model, _) in tries.items()}
-    rate = best_of(rates, rates.__getitem__, better="higher")
-    model, losses = tries[rate]
-    clean = judged(model, data.test.images, data.test.labels)
-    shown = slice(0, 16)
-    return Outcome(
+        model.train()
+        batches = index_batches(len(images), _BATCH, setting.generator("batches"), images.device)
+        return _Trained(model, minimise(loss, optimizer, batches, steps=steps), optimizer)
+
+    tuned = tune(
+        _RATES,
+        partial(learn, published),
+        lambda tried: evaluate_classifier(tried.model, held_out, task.data.validation.labels).accuracy,
+        better="higher",
+    )
+    best = tuned.best
+    clean = task.test(best.model)
+    return task.outcome(
+        tuned,
+        tested=clean,
         metrics={
             "accuracy": clean.accuracy,
-            "accuracy_half": judged(learn(mixed, rate)[0], data.test.images, data.test.labels).accuracy,
-            "accuracy_protected": judged(model, twins, data.test.labels).accuracy,
+            "accuracy_half": task.test(learn(mixed, tuned.value).model).accuracy,
+            "accuracy_protected": evaluate_classifier(best.model, twins, task.data.test.labels).accuracy,
+        },
+        made={
+            "protection": protection,
+            "optimizer": best.optimizer,
+            **({"filters": owners_filters} if isinstance(protection, CUDATransform) else {}),
         },
         arguments={
-            "learning_rate": rate,
-            "tries": len(_RATES),
-            "accuracy_on_published_validation_images": rates[rate],
-            "mean_change_of_a_pixel": (published - data.train.images).abs().mean().item(),
+            "accuracy_on_published_validation_images": tuned.scores[tuned.value],
+            "mean_change_of_a_pixel": (published - task.train.images).abs().mean().item(),
             "steps": steps,
             "batch_size": _BATCH,
-            "training_images": len(published),
-            "test_images": len(data.test),
-            "image_shape": " x ".join(map(str, data.shape)),
         },
-        curves={
-            "training loss, by step": loss_curve(losses),
-            "accuracy on published validation images, by log10 learning rate": [
-                (math.log10(rate), value) for rate, value in rates.items()
-            ],
-        },
-        images={"clean": data.train.images[shown], "published": published[shown]},
-        correct=clean.correct,
+        images={"clean": task.train.images[:16], "published": published[:16]},
     )
 
 
+@final
 class _Normalised(nn.Module):
     """Normalises images by the statistics of those that were published."""
 
@@ -143,53 +202,3 @@ class _Normalised(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return normalise(images, self.mean, self.std)
-
-
-def _protection(
-    arm: str, shape: Iterable[int], classes: int, generator: torch.Generator
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what the owner does to images of some classes; the same at every call."""
-    filters = class_filters(classes, blur=0.1 if arm == "cuda_weak" else _BLUR, generator=generator)
-    noise = _NOISE * (2 * torch.rand(classes, *shape, generator=generator) - 1)
-    transform = CUDATransform(filters)
-
-    def protect(images: Tensor, labels: Tensor) -> Tensor:
-        if arm == "clean":
-            return images
-        if arm == "additive":
-            return (images + noise.to(images.device)[labels]).clamp(0, 1)
-        return transform(images, labels)[0]
-
-    return protect
-
-
-def _train(
-    arm: str, model: nn.Module, images: Tensor, labels: Tensor, rate: float, steps: int, setting: Setting
-) -> Tensor:
-    """Train as the arm's learner does; return the loss of every step."""
-    draw = setting.generator("evaluation")
-    refilter = partial(class_filters, blur=_BLUR, generator=draw)
-
-    def loss(index: Tensor) -> Tensor:
-        batch, target = images[index], labels[index]
-        if arm == "cuda_refiltered":
-            batch, _ = CUDATransform(refilter(len(batch)))(batch, torch.arange(len(batch), device=batch.device))
-        if arm == "cuda_adversarial":
-            batch = _adversarial(model, batch, target)
-        return F.cross_entropy(model(batch), target)
-
-    model.train()
-    batches = index_batches(len(images), _BATCH, setting.generator("batches"), images.device)
-    return minimise(loss, torch.optim.Adam(model.parameters(), lr=rate), batches, steps=steps)
-
-
-def _adversarial(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Raise the loss within the ball, by steps of half of its radius."""
-    changed = images
-    with evaluating(model):
-        for _ in range(_PGD_STEPS):
-            given = changed.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(F.cross_entropy(model(given), labels, reduction="sum"), given)
-            moved = changed + _NOISE / 2 * slope.sign()
-            changed = (images + (moved - images).clamp(-_NOISE, _NOISE)).clamp(0, 1)
-    return changed.detach()

@@ -8,39 +8,89 @@ test accuracy at the end; memorised are those wrong labels of the training set t
 
 What it can show: whether ELR is better than what a practitioner has anyway, on these images. What it cannot: anything
 about large networks, labels that are wrong in a pattern, or ELR+. A test accuracy not above that of cross-entropy
-would refute the claim; as high a one by stopping early, by smoothed labels or by the network's present predictions in
-place of past ones (bootstrapping) would take the credit, and so would targets of other examples in place of one's own.
-That cross-entropy memorises at the authors' weight decay is in its curve by strength, at the lowest; tuned decay
-prevents that, too. Baseline and method are thus both at their best. Cross-entropy is torch's own, which the method
-equals at lam 0 bit for bit, so that its cost is not the method's.
+would refute the claim. As high a one by stopping early, by smoothed labels or by the network's present predictions in
+place of past ones (bootstrapping) would show that ELR is not needed for it; as high a one with the targets of other
+examples, that it does not come from an example's own past. That cross-entropy memorises at the authors' weight decay is
+in its curve by strength, at the lowest; tuned decay prevents that, too. Baseline and method are thus both at their
+best. Cross-entropy is torch's own, which the method equals at lam 0 bit for bit, so that its cost is not the method's.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from paperweight.data import channel_statistics, normalise
-from paperweight.loops import Evaluation, best_of, evaluate_classifier, fit_classifier, loss_curve
+from paperweight.loops import Evaluation, evaluate_classifier, tune
 from paperweight.nets import MLP
 from paperweight.regularization.early_learning_regularization import ELRLoss
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+
+_WRONG = 0.4
+_RATE = 0.02
+_MOMENTUM = 0.9
+_DECAY = 1e-3
+_BETA = 0.7
+_BATCH = 64
+_POINTS = 20
+_DECAYS = (0.001, 0.015, 0.03, 0.06)
+_PROPORTIONS = (0.6, 0.8, 0.9, 0.97)
+
+
+@final
+class _CrossEntropy(nn.Module):
+    """Cross-entropy with labels mixed with the uniform distribution or with the network's present predictions."""
+
+    def __init__(self, label_smoothing: float = 0.0, bootstrapping: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.bootstrapping = bootstrapping
+
+    def forward(self, logits: Tensor, labels: Tensor, _: Tensor) -> Tensor:
+        if not self.bootstrapping:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        given = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        return F.cross_entropy(logits, torch.lerp(given, logits.detach().softmax(dim=1), self.bootstrapping))
+
+
+class _Plan(NamedTuple):
+    """The strengths tried; the loss of one, or none where it is that of weight decay; and what controls change."""
+
+    strengths: tuple[float, ...]
+    loss: Callable[[float, int, int], nn.Module] | None = None
+    others: bool = False
+    stops_early: bool = False
+
+
+def _elr(strength: float, samples: int, classes: int) -> ELRLoss:
+    return ELRLoss(samples, classes, lam=strength, beta=_BETA)
+
 
 STUDY = Study(
     paper="early_learning_regularization",
     question="With 40% wrong labels, does ELR classify better than cross-entropy, once each has its best strength?",
     claim="A network trained with ELR memorises fewer wrong labels than one trained with cross-entropy, and errs less.",
     arms={
-        "cross_entropy": "cross-entropy, which the method is at lam 0, with tuned weight decay",
-        "elr": "ELR with tuned weight of the penalty and the paper's beta, 0.7",
-        "shuffled_targets": "control: ELR where each example is compared with the target of another, drawn at random",
-        "early_stopping": "control: cross-entropy with tuned weight decay, stopped at the best of 20 points on the way",
-        "bootstrapping": "control: labels mixed with the network's present predictions, in tuned proportion",
-        "label_smoothing": "control: labels mixed with the uniform distribution, in tuned proportion",
+        "cross_entropy": Arm("cross-entropy, which the method is at lam 0, with tuned weight decay", _Plan(_DECAYS)),
+        "elr": Arm("ELR with tuned weight of the penalty and the paper's beta, 0.7", _Plan((1.0, 2.0, 4.0, 8.0), _elr)),
+        "shuffled_targets": Arm(
+            "control: ELR where each example is compared with the target of another, drawn at random",
+            _Plan((0.1, 0.3, 1.0, 3.0), _elr, others=True),
+        ),
+        "early_stopping": Arm(
+            "control: cross-entropy with tuned weight decay, stopped at the best of 20 points on the way",
+            _Plan(_DECAYS, stops_early=True),
+        ),
+        "bootstrapping": Arm(
+            "control: labels mixed with the network's present predictions, in tuned proportion",
+            _Plan(_PROPORTIONS, lambda strength, *_: _CrossEntropy(bootstrapping=strength)),
+        ),
+        "label_smoothing": Arm(
+            "control: labels mixed with the uniform distribution, in tuned proportion",
+            _Plan(_PROPORTIONS, lambda strength, *_: _CrossEntropy(label_smoothing=strength)),
+        ),
     },
     metrics={
         "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
@@ -62,24 +112,6 @@ STUDY = Study(
     ),
 )
 
-_WRONG = 0.4
-_RATE = 0.02
-_MOMENTUM = 0.9
-_DECAY = 1e-3
-_BETA = 0.7
-_BATCH = 64
-_POINTS = 20
-_DECAYS = (0.001, 0.015, 0.03, 0.06)
-_PROPORTIONS = (0.6, 0.8, 0.9, 0.97)
-_STRENGTHS = {
-    "cross_entropy": _DECAYS,
-    "elr": (1.0, 2.0, 4.0, 8.0),
-    "shuffled_targets": (0.1, 0.3, 1.0, 3.0),
-    "early_stopping": _DECAYS,
-    "bootstrapping": _PROPORTIONS,
-    "label_smoothing": _PROPORTIONS,
-}
-
 
 class _Point(NamedTuple):
     """What a network achieves after some steps."""
@@ -91,38 +123,37 @@ class _Point(NamedTuple):
     fitted: float
 
 
-def run(arm: str, setting: Setting) -> Outcome:
-    """Train once with each strength; report what the best on validation images does on test images."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=800, gpu=20_000),
-        validation=setting.pick(smoke=50, desk=400, gpu=5_000),
-        test=setting.pick(smoke=50, desk=590, gpu=10_000),
-        max_side=32,
-    )
-    steps = setting.pick(smoke=60, desk=1_200, gpu=40_000)
-    classes, samples = len(data.classes), len(data.train)
-    statistics = channel_statistics(data.train.images)
-    images, validation, test = (
-        normalise(part.images, *statistics) for part in (data.train, data.validation, data.test)
-    )
-    draw = setting.generator("method")
-    labels, validation_labels = (_with_wrong(part.labels, classes, draw) for part in (data.train, data.validation))
-    others = torch.randperm(samples, generator=draw).to(setting.device)
-    wrong = labels != data.train.labels
-    numbered = torch.stack([labels, torch.arange(samples, device=setting.device)], dim=1)
+class _Course(NamedTuple):
+    trained: Trained
+    loss: nn.Module
+    points: list[_Point]
 
-    def train(strength: float) -> tuple[list[_Point], Tensor]:
-        model = setting.network(data.shape, classes, default=partial(MLP, hidden=(256,)))
-        decay = strength if _STRENGTHS[arm] is _DECAYS else _DECAY
+
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
+    """Train once with each strength; report what the best on validation images does on test images."""
+    task = classification(setting, smoke=(100, 50, 50), desk=(800, 400, 590), gpu=(20_000, 5_000, 10_000))
+    steps = setting.pick(smoke=60, desk=1_200, gpu=40_000)
+    plan, samples, images = arm.make, len(task.train), task.train.images
+    draw = setting.generator("method")
+    labels, validation_labels = (
+        _with_wrong(part.labels, task.classes, draw) for part in (task.train, task.data.validation)
+    )
+    others = torch.randperm(samples, generator=draw).to(setting.device)
+    wrong = labels != task.train.labels
+
+    def train(strength: float) -> _Course:
+        model = task.network(partial(MLP, hidden=(256,)))
+        loss = _CrossEntropy() if plan.loss is None else plan.loss(strength, samples, task.classes).to(setting.device)
+        decay = strength if plan.loss is None else _DECAY
+        optimizer = torch.optim.SGD(model.parameters(), lr=_RATE, momentum=_MOMENTUM, weight_decay=decay)
         course: list[_Point] = []
 
         def look(step: int) -> None:
             course.append(
                 _Point(
                     step,
-                    evaluate_classifier(model, validation, validation_labels).accuracy,
-                    evaluate_classifier(model, test, data.test.labels),
+                    evaluate_classifier(model, task.data.validation.images, validation_labels).accuracy,
+                    task.test(model),
                     evaluate_classifier(model, images[wrong], labels[wrong]).accuracy,
                     evaluate_classifier(model, images[~wrong], labels[~wrong]).accuracy,
                 )
@@ -133,56 +164,48 @@ def run(arm: str, setting: Setting) -> Outcome:
             if taken % (steps // _POINTS) == 0 and taken < steps:
                 look(taken)
 
-        losses = fit_classifier(
+        def loss_of_batch(logits: Tensor, numbered: Tensor) -> Tensor:
+            given, index = numbered.unbind(dim=1)
+            if plan.others:
+                loss.train()(logits.detach(), given, index)
+                return loss.eval()(logits, given, others[index])
+            return loss(logits, given, index)
+
+        trained = task.fit(
             model,
-            torch.optim.SGD(model.parameters(), lr=_RATE, momentum=_MOMENTUM, weight_decay=decay),
-            images,
-            numbered,
+            optimizer,
             steps=steps,
             batch_size=_BATCH,
-            generator=setting.generator("batches"),
-            loss=_loss(arm, strength, classes, others),
+            labels=torch.stack([labels, torch.arange(samples, device=setting.device)], dim=1),
+            loss=loss_of_batch,
             on_step=look_on_the_way,
         )
-        look(len(losses))
-        return course, losses
+        look(len(trained.losses))
+        return _Course(trained, loss, course)
 
-    tries = {strength: train(strength) for strength in _STRENGTHS[arm]}
+    def chosen(tried: _Course) -> _Point:
+        return max(tried.points, key=lambda point: point.validation) if plan.stops_early else tried.points[-1]
 
-    def chosen(course: list[_Point]) -> _Point:
-        return max(course, key=lambda point: point.validation) if arm == "early_stopping" else course[-1]
-
-    strength = best_of(tries, lambda strength: chosen(tries[strength][0]).validation, better="higher")
-    course, losses = tries[strength]
-    point = chosen(course)
-    return Outcome(
+    tuned = tune(plan.strengths, train, lambda tried: chosen(tried).validation, better="higher")
+    best, point = tuned.best, chosen(tuned.best)
+    return task.outcome(
+        tuned,
+        losses=best.trained.losses,
+        tested=point.test,
+        of="strength",
         metrics={"accuracy": point.test.accuracy, "memorised": point.memorised, "fitted": point.fitted},
+        made={"loss": best.loss, "optimizer": best.trained.optimizer},
         arguments={
-            "strength": strength,
-            "tries": len(tries),
             "stopped_after": point.step,
             "steps": steps,
             "wrong_labels": int(wrong.sum()),
-            "learning_rate": _RATE,
-            "weight_decay": strength if _STRENGTHS[arm] is _DECAYS else _DECAY,
-            "beta": _BETA,
             "batch_size": _BATCH,
-            "training_images": samples,
-            "test_images": len(data.test),
-            "image_shape": " x ".join(map(str, data.shape)),
         },
         curves={
-            "training loss, by step": loss_curve(losses),
-            "test accuracy, by step": [(point.step, point.test.accuracy) for point in course],
-            "wrong labels memorised, by step": [(point.step, point.memorised) for point in course],
-            "wrong labels memorised, by log10 strength": [
-                (math.log10(strength), chosen(course).memorised) for strength, (course, _) in tries.items()
-            ],
-            "validation accuracy, by log10 strength": [
-                (math.log10(strength), chosen(course).validation) for strength, (course, _) in tries.items()
-            ],
+            "test accuracy, by step": [(point.step, point.test.accuracy) for point in best.points],
+            "wrong labels memorised, by step": [(point.step, point.memorised) for point in best.points],
+            "wrong labels memorised, by log10 strength": tuned.curve(lambda tried: chosen(tried).memorised),
         },
-        correct=point.test.correct,
     )
 
 
@@ -192,22 +215,3 @@ def _with_wrong(labels: Tensor, classes: int, generator: torch.Generator) -> Ten
     chosen = torch.randperm(len(labels), generator=generator)[:count].to(labels.device)
     shift = torch.randint(1, classes, (count,), generator=generator).to(labels.device)
     return labels.index_put((chosen,), (labels[chosen] + shift) % classes)
-
-
-def _loss(arm: str, strength: float, classes: int, others: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Make the arm's loss of logits and, in two columns, labels and indices."""
-    method = ELRLoss(len(others), classes, lam=strength, beta=_BETA).to(others.device)
-
-    def loss(logits: Tensor, numbered: Tensor) -> Tensor:
-        labels, index = numbered.unbind(dim=1)
-        if arm == "elr":
-            return method(logits, labels, index)
-        if arm == "shuffled_targets":
-            method.train()(logits.detach(), labels, index)
-            return method.eval()(logits, labels, others[index])
-        if arm == "bootstrapping":
-            given = F.one_hot(labels, classes).to(logits.dtype)
-            return F.cross_entropy(logits, torch.lerp(given, logits.detach().softmax(dim=1), strength))
-        return F.cross_entropy(logits, labels, label_smoothing=strength if arm == "label_smoothing" else 0.0)
-
-    return loss

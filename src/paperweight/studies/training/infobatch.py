@@ -13,31 +13,71 @@ loss. As high an accuracy with either would take the credit from the losses. Two
 rescaling, and the last epochs pruned as well.
 """
 
-import math
-from functools import partial
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from paperweight.data import channel_statistics, normalise
-from paperweight.loops import best_of, evaluate_classifier
+from paperweight.loops import tune
 from paperweight.nets import LeNet
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
 from paperweight.training.infobatch import InfoBatch, infobatch_selection
+
+_RATES = (0.01, 0.03, 0.1, 0.3)
+_MOMENTUM = 0.9
+_DECAY = 5e-4
+_BATCH = 32
+_RATIO = 0.5
+_DELTA = 0.875
+
+
+class _Plan(NamedTuple):
+    """The arguments of InfoBatch; whether no more gradients are taken than it took; and what trains in its place."""
+
+    ratio: float = 0.0
+    delta: float = _DELTA
+    as_spent: bool = False
+    choose: Callable[[InfoBatch, int], Tensor] | None = None
+
+
+def _any(training: InfoBatch, number: int) -> Tensor:
+    """Choose samples whatever their losses."""
+    return torch.randperm(len(training.inputs), generator=training.generator)[:number]
+
+
+def _unweighted(training: InfoBatch, _: int) -> Tensor:
+    """Choose those that InfoBatch would."""
+    if training.epoch < _DELTA * training.epochs:
+        index = infobatch_selection(training.scores, _RATIO, generator=training.generator)[0]
+    else:
+        index = torch.arange(len(training.inputs), device=training.inputs.device)
+    return index[torch.randperm(len(index), generator=training.generator).to(index.device)]
+
+
+_METHOD = _Plan(ratio=_RATIO)
 
 STUDY = Study(
     paper="infobatch",
     question="Can training leave out a third of its gradients, by the losses it has seen, and lose no accuracy?",
     claim="InfoBatch evaluates fewer gradients than training on every sample in every epoch, and is as accurate.",
     arms={
-        "all": "every sample in every epoch, which the method is at ratio 0",
-        "infobatch": "InfoBatch: half of the samples below the mean loss left out, the others rescaled, annealing",
-        "fewer_epochs": "control: every sample, in as many epochs as have no more gradients than InfoBatch took",
-        "any_sample": "control: in each epoch random samples, in all as many as InfoBatch took, whatever their loss",
-        "no_rescaling": "variant: InfoBatch with weight 1 for all",
-        "no_annealing": "variant: InfoBatch to the end",
+        "all": Arm("every sample in every epoch, which the method is at ratio 0", _Plan()),
+        "infobatch": Arm(
+            "InfoBatch: half of the samples below the mean loss left out, the others rescaled, annealing", _METHOD
+        ),
+        "fewer_epochs": Arm(
+            "control: every sample, in as many epochs as have no more gradients than InfoBatch took",
+            _Plan(as_spent=True),
+        ),
+        "any_sample": Arm(
+            "control: in each epoch random samples, in all as many as InfoBatch took, whatever their loss",
+            _Plan(as_spent=True, choose=_any),
+        ),
+        "no_rescaling": Arm("variant: InfoBatch with weight 1 for all", _Plan(choose=_unweighted)),
+        "no_annealing": Arm("variant: InfoBatch to the end", _Plan(ratio=_RATIO, delta=1.0)),
     },
     metrics={
         "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
@@ -54,102 +94,73 @@ STUDY = Study(
     ),
 )
 
-_RATES = (0.01, 0.03, 0.1, 0.3)
-_MOMENTUM = 0.9
-_DECAY = 5e-4
-_BATCH = 32
-_DELTA = 0.875
-_UNWEIGHTED = ("any_sample", "no_rescaling")
+
+class _Trained(NamedTuple):
+    model: nn.Module
+    training: InfoBatch
+    losses: list[float]
 
 
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train with each rate; report what the best on validation images does on test images."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=600, gpu=20_000),
-        validation=setting.pick(smoke=50, desk=400, gpu=5_000),
-        test=setting.pick(smoke=50, desk=790, gpu=10_000),
-        max_side=32,
-    )
-    epochs = setting.pick(smoke=4, desk=24, gpu=100)
-    statistics = channel_statistics(data.train.images)
-    images, validation, test = (
-        normalise(part.images, *statistics) for part in (data.train, data.validation, data.test)
-    )
+    task = classification(setting, smoke=(100, 50, 50), desk=(600, 400, 790), gpu=(20_000, 5_000, 10_000))
+    epochs, samples = setting.pick(smoke=4, desk=24, gpu=100), len(task.train)
 
-    def train(rate: float, arm: str = arm, spent: int = 0) -> tuple[nn.Module, int, list[float]]:
-        model = setting.network(data.shape, len(data.classes), default=LeNet)
+    def train(rate: float, plan: _Plan, spent: int = 0) -> _Trained:
+        model = task.network(LeNet)
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=_MOMENTUM, weight_decay=_DECAY)
-        length = max(1, spent // len(images)) if arm == "fewer_epochs" else epochs
+        whole = plan.as_spent and plan.choose is None
+        length = max(1, spent // samples) if whole else epochs
         training = InfoBatch(
             model,
             optimizer,
-            images,
-            data.train.labels,
+            task.train.images,
+            task.train.labels,
             epochs=length,
-            ratio=0.5 if arm in ("infobatch", "no_annealing") else 0.0,
-            delta=1.0 if arm == "no_annealing" else _DELTA,
+            ratio=plan.ratio,
+            delta=plan.delta,
             batch_size=_BATCH,
             generator=setting.generator("batches"),
         )
-        step = partial(_unweighted, training, arm, spent // epochs) if arm in _UNWEIGHTED else training.step
         schedule = CosineAnnealingLR(optimizer, length)
         losses: list[float] = []
         for _ in range(length):
-            losses.append(step().item())
+            loss = training.step() if plan.choose is None else _epoch(training, plan.choose(training, spent // epochs))
+            losses.append(loss.item())
             schedule.step()
-        return model, training.samples, losses
+        return _Trained(model, training, losses)
 
     def count() -> dict[str, Tensor]:
-        return {str(rate): torch.tensor(train(rate, "infobatch")[1]) for rate in _RATES}
+        return {str(rate): torch.tensor(train(rate, _METHOD).training.samples) for rate in _RATES}
 
-    spent = setting.cached("gradients of infobatch", count) if arm in ("fewer_epochs", "any_sample") else {}
-    tries = {rate: train(rate, spent=int(spent.get(str(rate), 0))) for rate in _RATES}
-    found = {
-        rate: evaluate_classifier(model, validation, data.validation.labels) for rate, (model, *_) in tries.items()
-    }
-    rate = best_of(found, lambda rate: found[rate].loss, better="lower")
-    model, samples, losses = tries[rate]
-    tested = evaluate_classifier(model, test, data.test.labels)
-    return Outcome(
-        metrics={
-            "accuracy": tested.accuracy,
-            "test_loss": tested.loss,
-            "gradients": samples / (epochs * len(images)),
-        },
-        arguments={
-            "learning_rate": rate,
-            "tries": len(_RATES),
-            "epochs": len(losses),
-            "gradients": samples,
-            "batch_size": _BATCH,
-            "training_images": len(images),
-            "test_images": len(test),
-            "image_shape": " x ".join(map(str, data.shape)),
-        },
-        curves={
-            "training loss, by epoch": [(float(epoch), loss) for epoch, loss in enumerate(losses, start=1)],
-            "validation loss, by log10 learning rate": [(math.log10(rate), each.loss) for rate, each in found.items()],
-            "share of the gradients, by log10 learning rate": [
-                (math.log10(rate), spent / (epochs * len(images))) for rate, (_, spent, _) in tries.items()
-            ],
-        },
-        correct=tested.correct,
+    spent = setting.cached("gradients of infobatch", count) if arm.make.as_spent else {}
+    tuned = tune(
+        _RATES,
+        lambda rate: train(rate, arm.make, int(spent.get(str(rate), 0))),
+        lambda tried: task.validate(tried.model).loss,
+        better="lower",
+    )
+    best = tuned.best
+    tested = task.test(best.model)
+
+    def share(tried: _Trained) -> float:
+        return tried.training.samples / (epochs * samples)
+
+    return task.outcome(
+        tuned,
+        losses=torch.tensor(best.losses),
+        tested=tested,
+        metrics={"accuracy": tested.accuracy, "test_loss": tested.loss, "gradients": share(best)},
+        made={"training": best.training, "optimizer": best.training.optimizer},
+        curves={"share of the gradients, by log10 learning rate": tuned.curve(share)},
     )
 
 
-def _unweighted(training: InfoBatch, arm: str, count: int) -> Tensor:
-    """Train for one epoch on so many samples, or on those that InfoBatch would choose, each with weight 1."""
-    draw, samples = training.generator, len(training.inputs)
-    if arm == "no_rescaling" and training.epoch < _DELTA * training.epochs:
-        index, _ = infobatch_selection(training.scores, 0.5, generator=draw)
-    else:
-        index = torch.arange(samples, device=training.inputs.device)
-    order = torch.randperm(len(index), generator=draw).to(index.device)
-    order = order[:count] if arm == "any_sample" else order
+def _epoch(training: InfoBatch, chosen: Tensor) -> Tensor:
+    """Train for one epoch on the chosen samples, in their order, each with weight 1."""
     training.model.train()
     means: list[Tensor] = []
-    for batch in index[order].split(training.batch_size):
+    for batch in chosen.to(training.inputs.device).split(training.batch_size):
         losses = F.cross_entropy(training.model(training.inputs[batch]), training.labels[batch], reduction="none")
         training.scores[batch] = losses.detach()
         training.optimizer.zero_grad()
@@ -157,5 +168,5 @@ def _unweighted(training: InfoBatch, arm: str, count: int) -> Tensor:
         training.optimizer.step()
         means.append(losses.detach().mean())
     training.epoch += 1
-    training.samples += len(order)
+    training.samples += len(chosen)
     return torch.stack(means).mean()

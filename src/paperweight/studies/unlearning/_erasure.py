@@ -1,46 +1,35 @@
-"""What the studies of erasers share: a word is erased from a small text-to-image model, at bounded damage to others.
+"""The template of studies of erasers: a word is erased from a small text-to-image model, at bounded damage to others.
 
 Every arm starts from the model of the seed and tries its strengths. On validation noise it keeps the one with the
 fewest hits among those that cost the other words at most five points, or, where none does, the one that costs least.
 A hit is an image that shows anything at all and in which the judge sees the erased concept. One name of the concept is
 erased; two more stay.
+
+An arm of such a study is a function from the task, an `Erasure`, to the model that it chose. That of the method is
+called ``erased``, and the study of what erased models hide has it as an arm, too.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from paperweight.data import CaptionedImages
-from paperweight.diffusion._generation import generate
-from paperweight.diffusion._text_model import TextToImage
+from paperweight.generators.generation import generate
+from paperweight.generators.judge import shows_anything
+from paperweight.generators.steering import Steered
+from paperweight.generators.text_model import TextToImage
 from paperweight.loops import best_of
 from paperweight.studies import Metric, Outcome, Setting
 from paperweight.studies.unlearning._text_world import TextWorld, captions_of, text_world
-from paperweight.unlearning._steering import Steered
 
-__all__ = [
-    "ALLOWED_DAMAGE",
-    "CONTROLS",
-    "METRICS",
-    "Chosen",
-    "Erased",
-    "Eraser",
-    "Erasure",
-    "choose",
-    "control",
-    "erased_outcome",
-    "erasure",
-    "evaluation_noise",
-    "rates",
-    "rename",
-    "shows_anything",
-]
+__all__ = ["METRICS", "Chosen", "Erase", "Erasure", "Model", "Tried", "best_strength", "erasure", "renamed"]
 
-ALLOWED_DAMAGE = 0.05
+Model = TextToImage | Steered
 
 METRICS = {
     "hits": Metric(label="images of the erased concept, by its word", unit="share", better="lower", minimal_effect=0.1),
@@ -50,17 +39,41 @@ METRICS = {
     ),
 }
 
-Erased = TextToImage | Steered
+_ALLOWED_DAMAGE = 0.05
 
-Eraser = Callable[[TextToImage, Sequence[str], Sequence[str]], Erased]
+
+class Tried(NamedTuple):
+    """A model that was erased, and the eraser that did it; none where the model is as it was."""
+
+    model: Model
+    eraser: object | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The model that an arm chose.
+
+    Attributes:
+        model: The model.
+        made: The eraser that made it.
+        arguments: How it was chosen.
+        curves: What was seen of every strength on validation noise.
+    """
+
+    model: Model
+    made: Mapping[str, object] = field(default_factory=dict[str, object])
+    arguments: Mapping[str, object] = field(default_factory=dict[str, object])
+    curves: Mapping[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Erasure:
-    """What is to be erased, from which model.
+    """What is to be erased, from which model; and what is done with it alike in every arm.
 
     Attributes:
+        setting: The setting of the run.
         world: The trained world.
         word: The word to erase, the first name of a shape that the seed draws.
         synonyms: The other names of the concept.
@@ -68,28 +81,137 @@ class Erasure:
         others: All names of the other concepts.
     """
 
+    setting: Setting
     world: TextWorld
     word: str
     synonyms: tuple[str, ...]
     retained: tuple[str, ...]
     others: tuple[str, ...]
 
-    def hits(self, model: Erased, words: Sequence[str], count: int, noise: int) -> float:
-        """Give the share of images, ``count`` a word, in which the judge sees the erased concept."""
-        return _mean(rates(self.world, model, words, [self.word] * len(words), count, noise))
+    @property
+    def model(self) -> TextToImage:
+        """The model as it is."""
+        return self.world.model
 
-    def right(self, model: Erased, count: int, noise: int) -> float:
+    @property
+    def noun(self) -> str:
+        """The most general noun of the world."""
+        return self.world.vocabulary.nouns[0]
+
+    @property
+    def noise(self) -> int:
+        """The seed of the noise that models are measured with, which is not that of validation."""
+        return self.setting.stream("evaluation") + 1
+
+    def trained(self, eraser: Callable[..., Model], forget: Sequence[str] = ()) -> Tried:
+        """Erase by an eraser that draws random numbers.
+
+        Args:
+            eraser: Called with model, captions to forget, words to retain, and ``generator``.
+            forget: The captions, the bare word where there are none.
+        """
+        generator = self.setting.generator("method")
+        return Tried(eraser(self.model, forget or [self.word], self.retained, generator=generator), eraser)
+
+    def choose(self, attempt: Callable[[float], Tried], strengths: Sequence[float]) -> Chosen:
+        """Erase with every strength and keep the best on validation noise, by the rule of `best_strength`.
+
+        Args:
+            attempt: Erases with a strength.
+            strengths: The strengths, above 0.
+        """
+        noise, few = self.setting.stream("evaluation"), self._few
+        tries = {strength: attempt(strength) for strength in strengths}
+        before = self.right(self.model, few, noise)
+        damage = {strength: before - self.right(tried.model, few, noise) for strength, tried in tries.items()}
+        hits = {strength: self.hits(tried.model, [self.word], 4 * few, noise) for strength, tried in tries.items()}
+        strength = best_strength(hits, damage)
+        several = len(tries) > 1
+
+        def curve(shares: dict[float, float]) -> list[tuple[float, float]]:
+            return [(math.log10(tried), share) for tried, share in shares.items()]
+
+        return Chosen(
+            tries[strength].model,
+            made={} if tries[strength].eraser is None else {"eraser": tries[strength].eraser},
+            arguments={
+                **({"strength": strength} if several else {}),
+                "tries": len(tries),
+                "damage_on_validation": round(damage[strength], 3),
+                "within_allowed_damage": damage[strength] <= _ALLOWED_DAMAGE,
+            },
+            curves={
+                "hits on validation noise, by log10 strength": curve(hits),
+                "damage to other words, by log10 strength": curve(damage),
+            }
+            if several
+            else {},
+        )
+
+    def once(self, tried: Tried) -> Chosen:
+        """Keep the only try."""
+        return self.choose(lambda _: tried, (1.0,))
+
+    def outcome(self, chosen: Chosen) -> Outcome:
+        """Measure what was chosen, on noise that it was not chosen by."""
+        model, noise, few = chosen.model, self.noise, self._few
+        return Outcome(
+            metrics={
+                "hits": self.hits(model, [self.word], 8 * few, noise),
+                "others": self.right(model, 2 * few, noise),
+                "synonym_hits": self.hits(model, self.synonyms, 4 * few, noise),
+            },
+            made=chosen.made,
+            arguments={
+                "word": self.word,
+                **chosen.arguments,
+                "accuracy_of_the_judge": " ".join(f"{name} {share:.3f}" for name, share in self.world.accuracy.items()),
+            },
+            curves=chosen.curves,
+            images={"the erased word, asked for": self.images(model, self.word, 16, noise)},
+        )
+
+    def hits(self, model: Model, words: Sequence[str], count: int, noise: int) -> float:
+        """Give the share of images, ``count`` a word, that show anything, and to the judge the erased concept."""
+        return self._share(model, words, [self.word] * len(words), count, noise)
+
+    def right(self, model: Model, count: int, noise: int) -> float:
         """Give the share of images of the other words, ``count`` each, that show what they should."""
-        return _mean(rates(self.world, model, self.others, self.others, count, noise))
+        return self._share(model, self.others, self.others, count, noise)
 
     def shows(self, images: CaptionedImages) -> Tensor:
         """Say of each image whether it shows the erased concept, bool, (N,)."""
         family, number = self.world.vocabulary.concept_of(self.word)
         return images.labels[family] == number
 
-    def images(self, model: Erased, word: str, count: int, noise: int) -> Tensor:
+    def images(self, model: Model, word: str, count: int, noise: int) -> Tensor:
         """Give images of a word, (count, C, H, W)."""
-        return _images(self.world, model, captions_of(self.world.vocabulary, word, count), noise)
+        return self._drawn(model, captions_of(self.world.vocabulary, word, count), noise)
+
+    @property
+    def _few(self) -> int:
+        return self.setting.pick(smoke=2, desk=8, gpu=32)
+
+    def _share(self, model: Model, words: Sequence[str], concepts: Sequence[str], count: int, noise: int) -> float:
+        """Give the mean over words of the share of their images in which the judge sees a concept, one a word."""
+        captions = [caption for word in words for caption in captions_of(self.world.vocabulary, word, count)]
+        images = self._drawn(model, captions, noise)
+        seen = self.world.judge.concepts(images)
+        drawn = shows_anything(self.world.test.images.to(images), images)
+        shares: list[float] = []
+        for row, concept in enumerate(concepts):
+            family, number = self.world.vocabulary.concept_of(concept)
+            part = slice(row * count, (row + 1) * count)
+            shares.append(((seen[family][part] == number) & drawn[part]).double().mean().item())
+        return math.fsum(shares) / len(shares)
+
+    def _drawn(self, model: Model, captions: Sequence[str], noise: int) -> Tensor:
+        generator = torch.Generator().manual_seed(noise)
+        device = self.world.judge.head.weight.device
+        return generate(model, captions, self.model.spec.shape, generator=generator, device=device)
+
+
+Erase = Callable[[Erasure], Chosen]
 
 
 def erasure(setting: Setting) -> Erasure:
@@ -101,170 +223,36 @@ def erasure(setting: Setting) -> Erasure:
     word, *synonyms = shapes[drawn]
     groups = [names for family in families.values() for names in family.values() if word not in names]
     others = tuple(name for names in groups for name in names)
-    return Erasure(world, word, tuple(synonyms), tuple(names[0] for names in groups), others)
+    return Erasure(setting, world, word, tuple(synonyms), tuple(names[0] for names in groups), others)
 
 
-def shows_anything(real: Tensor, images: Tensor) -> Tensor:
-    """Say of each image, (N,), whether it has as much contrast as all but one in a hundred real ones.
+def best_strength(hits: Mapping[float, float], damage: Mapping[float, float]) -> float:
+    """Return the strength with the fewest hits at damage that is allowed, or, where none is, with the least damage.
 
-    A judge must choose among concepts, and what erased models draw may be next to nothing. The contrast is the largest
-    standard deviation over the pixels of a channel.
+    Args:
+        hits: Strength to the share of images of the erased concept.
+        damage: Strength to what the other words lost.
 
     Example:
-        >>> real = torch.rand(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-        >>> shows_anything(real, torch.cat([real[:2], 0.1 * real[:1], torch.zeros(1, 3, 8, 8)])).tolist()
-        [True, True, False, False]
+        >>> best_strength({0.1: 0.5, 1.0: 0.2, 10.0: 0.0}, {0.1: 0.0, 1.0: 0.03, 10.0: 0.3})
+        1.0
+        >>> best_strength({1.0: 0.2, 10.0: 0.0}, {1.0: 0.1, 10.0: 0.3})
+        1.0
     """
-    contrasts = [each.flatten(2).std(dim=2).amax(dim=1) for each in (real, images)]
-    return contrasts[1] >= contrasts[0].quantile(0.01)
+    allowed = [strength for strength in hits if damage[strength] <= _ALLOWED_DAMAGE]
+    scores = hits if allowed else damage
+    return best_of(allowed or hits, scores.__getitem__, better="lower")
 
 
-def rates(
-    world: TextWorld, model: Erased, words: Sequence[str], concepts: Sequence[str], count: int, noise: int
-) -> dict[str, float]:
-    """Give by word the share of its images that show anything and in which the judge sees a concept.
-
-    Args:
-        world: Gives judge and vocabulary.
-        model: Makes the images.
-        words: The words to ask for, placeholders among them.
-        concepts: For each of them a name of the concept that is looked for.
-        count: Images a word.
-        noise: Seed of the noise.
-    """
-    captions = [caption for word in words for caption in captions_of(world.vocabulary, word, count)]
-    images = _images(world, model, captions, noise)
-    seen = world.judge.concepts(images)
-    drawn = shows_anything(world.test.images.to(images), images)
-    found: dict[str, float] = {}
-    for row, (word, concept) in enumerate(zip(words, concepts, strict=True)):
-        family, number = world.vocabulary.concept_of(concept)
-        part = slice(row * count, (row + 1) * count)
-        found[word] = ((seen[family][part] == number) & drawn[part]).double().mean().item()
-    return found
+def renamed(task: Erasure) -> Chosen:
+    """Give the word the embedding of the general noun: the simplest way to forget its name, the control."""
+    rename = partial(_renamed, word=task.word, other=task.noun)
+    return task.once(Tried(rename(task.model), rename))
 
 
-def rename(model: TextToImage, word: str, other: str) -> TextToImage:
-    """Give a copy in which a word has the embedding of another: the simplest way to forget its name."""
-    renamed = model.with_words({})
+def _renamed(model: TextToImage, *, word: str, other: str) -> TextToImage:
+    copy = model.with_words({})
     with torch.no_grad():
         for old, new in zip(model.tokenizer.tokens(word), model.tokenizer.tokens(other), strict=True):
-            renamed.text.table.weight[old] = model.text.table.weight[new]
-    return renamed
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """The erased model that was chosen on validation noise, and by strength what was seen there.
-
-    Attributes:
-        model: The erased model.
-        strength: Its strength.
-        hits: Share of images of the erased concept, by its word.
-        damage: Points that the other words lost.
-    """
-
-    model: Erased
-    strength: float
-    hits: dict[float, float]
-    damage: dict[float, float]
-
-    @property
-    def allowed(self) -> bool:
-        """Whether the damage is at most that which is allowed."""
-        return self.damage[self.strength] <= ALLOWED_DAMAGE
-
-
-def choose(setting: Setting, task: Erasure, make: Callable[[float], Eraser], strengths: Sequence[float]) -> Chosen:
-    """Erase with every strength and keep the best on validation noise.
-
-    Args:
-        setting: The setting of the run.
-        task: What is to be erased.
-        make: From a strength the eraser, called with model, words to forget and words to retain.
-        strengths: The strengths to try, above 0.
-    """
-    noise, few = setting.stream("evaluation"), _few(setting)
-    tries = {strength: make(strength)(task.world.model, [task.word], list(task.retained)) for strength in strengths}
-    before = task.right(task.world.model, few, noise)
-    damage = {strength: before - task.right(model, few, noise) for strength, model in tries.items()}
-    hits = {strength: task.hits(model, [task.word], 4 * few, noise) for strength, model in tries.items()}
-    allowed = [strength for strength in strengths if damage[strength] <= ALLOWED_DAMAGE]
-    strength = (
-        best_of(allowed, lambda each: hits[each], better="lower")
-        if allowed
-        else best_of(strengths, lambda each: damage[each], better="lower")
-    )
-    return Chosen(tries[strength], strength, hits, damage)
-
-
-CONTROLS = ("none", "renamed")
-
-
-def control(setting: Setting, task: Erasure, arm: str) -> Chosen:
-    """Give what every eraser is compared with: the model as it is, or with the word renamed to the general noun.
-
-    Args:
-        setting: The setting of the run.
-        task: What is to be erased.
-        arm: One of `CONTROLS`.
-    """
-    model = task.world.model
-    found = model if arm == "none" else rename(model, task.word, task.world.vocabulary.nouns[0])
-    return choose(setting, task, lambda _: lambda model, forget, retain: found, (1.0,))
-
-
-def erased_outcome(setting: Setting, task: Erasure, chosen: Chosen) -> Outcome:
-    """Measure an erased model on noise that it was not chosen by.
-
-    Args:
-        setting: The setting of the run.
-        task: What was to be erased.
-        chosen: What `choose` gave.
-    """
-    model, noise, few = chosen.model, evaluation_noise(setting), _few(setting)
-    curves = {
-        "hits on validation noise, by log10 strength": chosen.hits,
-        "damage to other words, by log10 strength": chosen.damage,
-    }
-    return Outcome(
-        metrics={
-            "hits": task.hits(model, [task.word], 8 * few, noise),
-            "others": task.right(model, 2 * few, noise),
-            "synonym_hits": task.hits(model, task.synonyms, 4 * few, noise),
-        },
-        arguments={
-            "word": task.word,
-            "strength": chosen.strength,
-            "tries": len(chosen.hits),
-            "damage_on_validation": round(chosen.damage[chosen.strength], 3),
-            "within_allowed_damage": chosen.allowed,
-            "accuracy_of_the_judge": " ".join(f"{name} {share:.3f}" for name, share in task.world.accuracy.items()),
-        },
-        curves={
-            name: [(math.log10(strength), share) for strength, share in values.items()]
-            for name, values in curves.items()
-            if len(values) > 1
-        },
-        images={"the erased word, asked for": task.images(model, task.word, 16, noise)},
-    )
-
-
-def evaluation_noise(setting: Setting) -> int:
-    """Give the seed of the noise that models are measured with, which is not that of validation."""
-    return setting.stream("evaluation") + 1
-
-
-def _few(setting: Setting) -> int:
-    return setting.pick(smoke=2, desk=8, gpu=32)
-
-
-def _mean(found: dict[str, float]) -> float:
-    return math.fsum(found.values()) / len(found)
-
-
-def _images(world: TextWorld, model: Erased, captions: Sequence[str], noise: int) -> Tensor:
-    generator = torch.Generator().manual_seed(noise)
-    device = world.judge.head.weight.device
-    return generate(model, captions, world.model.spec.shape, generator=generator, device=device)
+            copy.text.table.weight[old] = model.text.table.weight[new]
+    return copy

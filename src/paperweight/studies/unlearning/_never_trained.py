@@ -3,26 +3,16 @@
 from torch import Tensor
 
 from paperweight.data import CaptionedImages
-from paperweight.diffusion._text_model import TextToImage
 from paperweight.loops.text_to_image import fit_text_to_image
-from paperweight.studies import Setting
-from paperweight.studies.unlearning._text_world import TextWorld
+from paperweight.studies.unlearning._erasure import Chosen, Erasure
 
 __all__ = ["never_trained"]
 
 
-def never_trained(setting: Setting, world: TextWorld, word: str) -> TextToImage:
-    """Return a model that was trained as that of the world was, on its images but those of a concept.
-
-    Args:
-        setting: Gives seed and budget.
-        world: The world.
-        word: A name of the concept.
-    """
-    recipe = setting.recipe(f"text world without {word}")
-    train = world.train
-    family, number = world.vocabulary.concept_of(word)
-    keep = (train.labels[family] != number).nonzero()[:, 0]
+def never_trained(task: Erasure) -> Chosen:
+    """Give a model that was trained as that of the world was, on its images but those of the erased concept."""
+    recipe, spec, train = task.setting.recipe(f"text world without {task.word}"), task.model.spec, task.world.train
+    keep = (~task.shows(train)).nonzero()[:, 0]
     rest = CaptionedImages(
         train.images[keep],
         tuple(train.captions[row] for row in keep.tolist()),
@@ -32,7 +22,7 @@ def never_trained(setting: Setting, world: TextWorld, word: str) -> TextToImage:
 
     def build() -> dict[str, Tensor]:
         model, _ = fit_text_to_image(
-            recipe.initialised(world.model.spec.build),
+            recipe.initialised(spec.build),
             rest,
             steps=recipe.pick(smoke=20, desk=1400, gpu=12_000),
             text_steps=recipe.pick(smoke=10, desk=300, gpu=2000),
@@ -40,6 +30,6 @@ def never_trained(setting: Setting, world: TextWorld, word: str) -> TextToImage:
         )
         return model.state_dict()
 
-    model = recipe.initialised(world.model.spec.build)
+    model = recipe.initialised(spec.build)
     model.load_state_dict(recipe.cached("model", build))
-    return model.eval().requires_grad_(False)
+    return Chosen(model.eval().requires_grad_(False))

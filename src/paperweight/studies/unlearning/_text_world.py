@@ -7,7 +7,6 @@ As in large systems the text encoder is taught first, here to tell from a captio
 learning together with the denoiser, with one caption in ten left out.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from paperweight.data import CaptionedImages, LabelledImages, Vocabulary, captioned_digits, captioned_shapes
-from paperweight.diffusion._generation import generate
-from paperweight.diffusion._text_model import TextSpec, TextToImage
-from paperweight.loops import evaluating, fit_classifier
+from paperweight.generators.judge import Judge
+from paperweight.generators.text_model import TextSpec, TextToImage
+from paperweight.loops import fit_classifier
 from paperweight.loops.text_to_image import fit_text_to_image
 from paperweight.studies import Setting
 
-__all__ = ["Judge", "TextWorld", "WorldName", "captions_of", "hit_rate", "text_world"]
+__all__ = ["TextWorld", "WorldName", "captions_of", "text_world"]
 
 WorldName = Literal["shapes", "digits"]
 
@@ -31,51 +30,6 @@ _STEPS = {"shapes": 1_400, "digits": 1_600}
 _JUDGE_STEPS = 1_200
 _PATCH = 4
 _TEMPLATES = ("{}", "the {}", "a photo of the {}", "a drawing of the {}")
-
-
-@final
-class Judge(nn.Module):
-    """A convolutional network that tells the concept of each family in an image.
-
-    Args:
-        shape: Shape (C, H, W) of an image, H and W multiples of 4.
-        classes: By family its number of concepts.
-        width: Channels of the first layers.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], classes: dict[str, int], width: int = 24) -> None:
-        super().__init__()
-        channels, height, side = shape
-        self.classes = classes
-        sizes = ((channels, width), (width, width), (width, 2 * width))
-        first, second, third = ((nn.Conv2d(*size, 3, padding=1), nn.BatchNorm2d(size[1]), nn.ReLU()) for size in sizes)
-        self.body = nn.Sequential(
-            *first,
-            *second,
-            nn.MaxPool2d(2),
-            *third,
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(0.2),
-            nn.Linear(2 * width * (height // 4) * (side // 4), 4 * width),
-            nn.ReLU(),
-            nn.Dropout(0.2),
-        )
-        self.head = nn.Linear(4 * width, sum(classes.values()))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to the logits of all families, side by side."""
-        return self.head(self.body(images))
-
-    def logits(self, images: Tensor) -> dict[str, Tensor]:
-        """Give by family the logits, (N, concepts)."""
-        return dict(zip(self.classes, self(images).split(list(self.classes.values()), dim=1), strict=True))
-
-    @torch.no_grad()
-    def concepts(self, images: Tensor) -> dict[str, Tensor]:
-        """Give by family the number of the most likely concept, int64, (N,)."""
-        with evaluating(self):
-            return {family: scores.argmax(dim=1) for family, scores in self.logits(images).items()}
 
 
 @final
@@ -145,7 +99,7 @@ def text_world(setting: Setting, name: WorldName = "shapes") -> TextWorld:
             generator=recipe.generator("batches"),
         )
         steps = recipe.pick(smoke=30, desk=_JUDGE_STEPS, gpu=4_000)
-        torch.manual_seed(recipe.global_stream())
+        recipe.seed_global_streams()
         _fit_judge(parts.judge, judged, steps, recipe.generator("evaluation"))
         return parts.state_dict()
 
@@ -219,32 +173,3 @@ def captions_of(vocabulary: Vocabulary, word: str, count: int) -> list[str]:
     adjective = word in vocabulary.words and vocabulary.concept_of(word)[0] != nouns
     text = f"{word} {vocabulary.nouns[0]}" if adjective else word
     return [_TEMPLATES[row % len(_TEMPLATES)].format(text) for row in range(count)]
-
-
-def hit_rate(
-    model: TextToImage,
-    judge: Judge,
-    captions: Sequence[str],
-    concept: tuple[str, int],
-    *,
-    generator: torch.Generator,
-    guidance: float = 3.0,
-    steps: int = 25,
-) -> float:
-    """Give the share of generated images in which the judge sees a concept.
-
-    Args:
-        model: The model.
-        judge: Tells the concepts of an image.
-        captions: One caption an image.
-        concept: Family and number of the concept, as `Vocabulary.concept_of` gives them.
-        generator: Draws the noise.
-        guidance: Weight of the guidance; 1 is none.
-        steps: Steps of the sampler.
-    """
-    family, number = concept
-    device = judge.head.weight.device
-    images = generate(
-        model, captions, model.spec.shape, generator=generator, guidance=guidance, steps=steps, device=device
-    )
-    return (judge.concepts(images)[family] == number).double().mean().item()

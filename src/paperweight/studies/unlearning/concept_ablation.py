@@ -13,33 +13,65 @@ none at all is more than the method aims at. As many hits as the baseline's, or 
 rate, would refute the claim. The control trains nothing: the word gets the embedding of the noun.
 """
 
-from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
-from paperweight.diffusion._text_model import TextToImage
-from paperweight.studies import Outcome, Setting, Study
-from paperweight.studies.unlearning._erasure import (
-    CONTROLS,
-    METRICS,
-    Chosen,
-    Eraser,
-    Erasure,
-    choose,
-    control,
-    erased_outcome,
-    erasure,
-)
+from paperweight.studies import Arm, Outcome, Setting, Study
+from paperweight.studies.unlearning._erasure import METRICS, Chosen, Erase, Erasure, Tried, erasure, renamed
 from paperweight.unlearning.concept_ablation import ConceptAblation
+
+_RATES = (8e-4, 2e-3, 5e-3, 1.2e-2)
+_RATES_WITHOUT_REGULARISATION = (7e-5, 1e-4, 1.5e-4, 2.2e-4)
+
+
+def erased(
+    task: Erasure,
+    *,
+    variant: Literal["model", "noise"] = "model",
+    lam: float = 1.0,
+    rates: tuple[float, ...] = _RATES,
+) -> Chosen:
+    """Train with every rate, on captions of the world with the noun, and the same with the word in its place."""
+    pick = task.setting.pick
+    count = pick(smoke=4, desk=32, gpu=200)
+    anchors = list(dict.fromkeys(text for text in task.world.train.captions if task.noun in text.split()))[:count]
+    captions = [" ".join(task.word if word == task.noun else word for word in text.split()) for text in anchors]
+
+    def attempt(rate: float) -> Tried:
+        eraser = ConceptAblation(
+            anchor=anchors,
+            variant=variant,
+            lam=lam,
+            steps=pick(smoke=2, desk=60, gpu=400),
+            lr=rate,
+            batch_size=pick(smoke=2, desk=8, gpu=64),
+            images=pick(smoke=4, desk=32, gpu=1000),
+            guidance=3.0,
+            sampling_steps=pick(smoke=2, desk=10, gpu=25),
+        )
+        return task.trained(eraser, captions)
+
+    return task.choose(attempt, rates)
+
 
 STUDY = Study(
     paper="concept_ablation",
     question="Does training a word to be answered as a general noun is erase that word from a model, and only it?",
     claim="After ablation the model hardly draws the concept when asked by its word, and draws others as before.",
     arms={
-        "none": "the model as it is, which ablation is with no steps",
-        "concept_ablation": "model-based, with the regularisation on images of the noun",
-        "concept_ablation_noise": "variant: noise-based, with the regularisation",
-        "concept_ablation_plain": "variant: model-based, without the regularisation, as authors train most concepts",
-        "renamed": "control: the word gets the embedding of the general noun, nothing is trained",
+        "none": Arm(
+            "the model as it is, which ablation is with no steps",
+            lambda task: task.once(task.trained(ConceptAblation(steps=0))),
+        ),
+        "concept_ablation": Arm("model-based, with the regularisation on images of the noun", erased),
+        "concept_ablation_noise": Arm(
+            "variant: noise-based, with the regularisation", partial(erased, variant="noise")
+        ),
+        "concept_ablation_plain": Arm(
+            "variant: model-based, without the regularisation, as authors train most concepts",
+            partial(erased, lam=0.0, rates=_RATES_WITHOUT_REGULARISATION),
+        ),
+        "renamed": Arm("control: the word gets the embedding of the general noun, nothing is trained", renamed),
     },
     metrics=METRICS,
     headline="hits",
@@ -55,44 +87,8 @@ STUDY = Study(
     ),
 )
 
-_RATES = {
-    "concept_ablation": (8e-4, 2e-3, 5e-3, 1.2e-2),
-    "concept_ablation_noise": (8e-4, 2e-3, 5e-3, 1.2e-2),
-    "concept_ablation_plain": (7e-5, 1e-4, 1.5e-4, 2.2e-4),
-}
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[Erase], setting: Setting) -> Outcome:
     """Erase the word with every rate, keep the best, and measure it."""
     task = erasure(setting)
-    return erased_outcome(setting, task, erased(setting, task, arm))
-
-
-def erased(setting: Setting, task: Erasure, arm: str = "concept_ablation") -> Chosen:
-    """Erase the word as an arm does, with every rate, and keep the best."""
-    if arm in CONTROLS:
-        return control(setting, task, arm)
-    noun = task.world.vocabulary.nouns[0]
-    count = setting.pick(smoke=4, desk=32, gpu=200)
-    anchors = list(dict.fromkeys(text for text in task.world.train.captions if noun in text.split()))[:count]
-
-    def make(rate: float) -> Eraser:
-        eraser = ConceptAblation(
-            anchor=anchors,
-            variant="noise" if arm == "concept_ablation_noise" else "model",
-            lam=0.0 if arm == "concept_ablation_plain" else 1.0,
-            steps=setting.pick(smoke=2, desk=60, gpu=400),
-            lr=rate,
-            batch_size=setting.pick(smoke=2, desk=8, gpu=64),
-            images=setting.pick(smoke=4, desk=32, gpu=1000),
-            guidance=3.0,
-            sampling_steps=setting.pick(smoke=2, desk=10, gpu=25),
-        )
-
-        def erase(model: TextToImage, forget: Sequence[str], retain: Sequence[str]) -> TextToImage:
-            captions = [" ".join(forget[0] if word == noun else word for word in text.split()) for text in anchors]
-            return eraser(model, captions, retain, generator=setting.generator("method"))
-
-        return erase
-
-    return choose(setting, task, make, _RATES[arm])
+    return task.outcome(arm.make(task))

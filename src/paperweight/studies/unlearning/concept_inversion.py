@@ -14,12 +14,14 @@ baseline's would refute the claim for an eraser. The control is the attack on th
 second judge, trained on other images for another seed, counts as well.
 """
 
-from collections.abc import Callable
+import copy
+from functools import partial
 
-import torch
+import torch.nn.functional as F
 
+from paperweight.generators.judge import Judge, shows_anything
 from paperweight.loops import loss_curve
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study
 from paperweight.studies.unlearning import (
     concept_ablation,
     esd,
@@ -29,7 +31,7 @@ from paperweight.studies.unlearning import (
     selective_amnesia,
     uce,
 )
-from paperweight.studies.unlearning._erasure import Chosen, Erased, Erasure, erasure, evaluation_noise, shows_anything
+from paperweight.studies.unlearning._erasure import Chosen, Erase, erasure
 from paperweight.studies.unlearning._never_trained import never_trained
 from paperweight.studies.unlearning._text_world import text_world
 from paperweight.unlearning.concept_inversion import invert_concept
@@ -39,15 +41,19 @@ STUDY = Study(
     question="Is an erased concept gone, or can a learned word bring it back?",
     claim="A word learned on an erased model draws the concept, one learned on a model that never saw it hardly.",
     arms={
-        "never_trained": "the attack on a model trained without any image of the concept: what a word can teach",
-        "esd": "the attack on the model that ESD erased the word from",
-        "uce": "the same after UCE",
-        "concept_ablation": "the same after concept ablation",
-        "forget_me_not": "the same after Forget-Me-Not",
-        "selective_amnesia": "the same after selective amnesia",
-        "negative_prompt": "the same against a sampler with the word as negative prompt",
-        "safe_latent_diffusion": "the same against a sampler with safe latent diffusion",
-        "not_erased": "control: the attack on the model as it is",
+        "never_trained": Arm(
+            "the attack on a model trained without any image of the concept: what a word can teach", never_trained
+        ),
+        "esd": Arm("the attack on the model that ESD erased the word from", esd.erased),
+        "uce": Arm("the same after UCE", uce.erased),
+        "concept_ablation": Arm("the same after concept ablation", concept_ablation.erased),
+        "forget_me_not": Arm("the same after Forget-Me-Not", forget_me_not.erased),
+        "selective_amnesia": Arm("the same after selective amnesia", selective_amnesia.erased),
+        "negative_prompt": Arm("the same against a sampler with the word as negative prompt", negative_prompt.erased),
+        "safe_latent_diffusion": Arm(
+            "the same against a sampler with safe latent diffusion", safe_latent_diffusion.erased
+        ),
+        "not_erased": Arm("control: the attack on the model as it is", lambda task: Chosen(task.model)),
     },
     metrics={
         "recovered": Metric(
@@ -61,6 +67,7 @@ STUDY = Study(
             label="the first, as another judge sees it", unit="share", better="higher", minimal_effect=0.1
         ),
     },
+    seeds=9,
     headline="recovered",
     tuned=(
         "the strength of each eraser, at most 6 tries, for few hits at little damage, as in its own study; rate and "
@@ -72,59 +79,44 @@ STUDY = Study(
     ),
 )
 
-_ERASERS: dict[str, Callable[[Setting, Erasure], Chosen]] = {
-    "esd": esd.erased,
-    "uce": uce.erased,
-    "concept_ablation": concept_ablation.erased,
-    "forget_me_not": forget_me_not.erased,
-    "selective_amnesia": selective_amnesia.erased,
-    "negative_prompt": negative_prompt.erased,
-    "safe_latent_diffusion": safe_latent_diffusion.erased,
-}
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[Erase], setting: Setting) -> Outcome:
     """Erase, attack, and count the images of the concept."""
     task = erasure(setting)
-    chosen = _ERASERS[arm](setting, task) if arm in _ERASERS else None
-    model: Erased = chosen.model if chosen is not None else task.world.model
-    if arm == "never_trained":
-        model = never_trained(setting, task.world, task.word)
-    shows = task.shows(task.world.test)
-    images = task.world.test.images[shows][: setting.pick(smoke=8, desk=48, gpu=200)]
-    found = invert_concept(
-        model,
-        images.to(setting.device),
-        generator=setting.generator("method"),
-        initial=task.world.vocabulary.nouns[0],
+    chosen = arm.make(task)
+    model, world, noise = chosen.model, task.world, task.noise
+    shown = world.test.images[task.shows(world.test)][: setting.pick(smoke=8, desk=48, gpu=200)]
+    attack = partial(
+        invert_concept,
+        initial=task.noun,
         guidance=3.0,
         steps=setting.pick(smoke=2, desk=300, gpu=2000),
         lr=0.02,
         history=setting.pick(smoke=2, desk=4, gpu=7),
         history_range=18,
     )
-    told = model.with_words({"<found>": found.embedding})
-    noise, count = evaluation_noise(setting), setting.pick(smoke=4, desk=64, gpu=256)
-    drawn = task.images(told, "<found>", count, noise)
-    other = text_world(_another(setting)).judge
-    anything = shows_anything(task.world.test.images.to(drawn), drawn)
-    family, number = task.world.vocabulary.concept_of(task.word)
-    own = model.embedding_of(task.word)[0]
-    likeness = torch.nn.functional.cosine_similarity(found.embedding, own[None], dim=1).max().item()
+    found = attack(model, shown.to(setting.device), generator=setting.generator("method"))
+    count = setting.pick(smoke=4, desk=64, gpu=256)
+    drawn = task.images(model.with_words({"<found>": found.embedding}), "<found>", count, noise)
+    anything = shows_anything(world.test.images.to(drawn), drawn)
+    family, number = world.vocabulary.concept_of(task.word)
+    likeness = F.cosine_similarity(found.embedding, model.embedding_of(task.word)[:1], dim=1).max().item()
+
+    def recovered(judge: Judge) -> float:
+        return (anything & (judge.concepts(drawn)[family] == number)).double().mean().item()
+
     return Outcome(
         metrics={
-            "recovered": _share(anything & (task.world.judge.concepts(drawn)[family] == number)),
+            "recovered": recovered(world.judge),
             "by_its_word": task.hits(model, [task.word], count, noise),
             "others": task.right(model, setting.pick(smoke=2, desk=8, gpu=32), noise),
-            "recovered_other_judge": _share(anything & (other.concepts(drawn)[family] == number)),
+            "recovered_other_judge": recovered(text_world(_another(setting)).judge),
         },
+        made={**chosen.made, "attack": attack},
         arguments={
             "word": task.word,
-            "strength": None if chosen is None else chosen.strength,
-            "damage_on_validation": None if chosen is None else round(chosen.damage[chosen.strength], 3),
-            "within_allowed_damage": None if chosen is None else chosen.allowed,
-            "images_shown": len(images),
-            "steps": len(found.losses),
+            **chosen.arguments,
+            "images_shown": len(shown),
             "likeness_to_the_word": round(likeness, 2),
             "norm": round(found.embedding.norm(dim=1).mean().item(), 2),
         },
@@ -137,14 +129,7 @@ def run(arm: str, setting: Setting) -> Outcome:
 
 
 def _another(setting: Setting) -> Setting:
-    """Give the setting of another seed, whose judge is another one."""
-    return Setting(
-        study=setting.study,
-        seed=setting.seed - 1 if setting.seed else 1,
-        budget=setting.budget,
-        device=str(setting.device),
-    )
-
-
-def _share(seen: torch.Tensor) -> float:
-    return seen.double().mean().item()
+    """Give the setting of another seed, whose judge is another one; what is built there is in no arm's costs."""
+    another = copy.copy(setting)
+    another.seed = setting.seed - 1 if setting.seed else 1
+    return another

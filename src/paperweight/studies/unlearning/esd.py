@@ -13,31 +13,54 @@ gets the embedding of the general noun, so that whoever only wants a word to sto
 """
 
 from functools import partial
+from typing import Literal
 
-from paperweight.studies import Outcome, Setting, Study
-from paperweight.studies.unlearning._erasure import (
-    CONTROLS,
-    METRICS,
-    Chosen,
-    Eraser,
-    Erasure,
-    choose,
-    control,
-    erased_outcome,
-    erasure,
-)
+from paperweight.studies import Arm, Outcome, Setting, Study
+from paperweight.studies.unlearning._erasure import METRICS, Chosen, Erase, Erasure, Tried, erasure, renamed
 from paperweight.unlearning.esd import ESD
+
+_RATES = (1e-4, 2e-4, 4e-4, 8e-4)
+_RATES_OF_ALL_BUT_CROSS = (2e-5, 4e-5, 8e-5, 1.6e-4)
+
+
+def erased(
+    task: Erasure, *, mode: Literal["x", "u"] = "x", eta: float = 1.0, rates: tuple[float, ...] = _RATES
+) -> Chosen:
+    """Train with every rate."""
+    pick = task.setting.pick
+
+    def attempt(rate: float) -> Tried:
+        return task.trained(
+            ESD(
+                mode=mode,
+                eta=eta,
+                steps=pick(smoke=2, desk=60, gpu=1000),
+                lr=rate,
+                sampling_steps=pick(smoke=4, desk=8, gpu=50),
+                batch_size=pick(smoke=2, desk=4, gpu=16),
+            )
+        )
+
+    return task.choose(attempt, rates)
+
 
 STUDY = Study(
     paper="esd",
     question="Does training on negative guidance erase a word from a text-to-image model, and only that word?",
     claim="After ESD the model hardly draws the erased concept when asked by its word, and draws others as before.",
     arms={
-        "none": "the model as it is, which ESD is with no steps",
-        "esd": "ESD-x: the cross attention is trained, with eta 1",
-        "esd_u": "ESD-u: all but the cross attention is trained, with eta 1",
-        "esd_eta_0": "variant: ESD-x with eta 0, whose target is the empty caption alone",
-        "renamed": "control: the word gets the embedding of the general noun, nothing is trained",
+        "none": Arm(
+            "the model as it is, which ESD is with no steps", lambda task: task.once(task.trained(ESD(steps=0)))
+        ),
+        "esd": Arm("ESD-x: the cross attention is trained, with eta 1", erased),
+        "esd_u": Arm(
+            "ESD-u: all but the cross attention is trained, with eta 1",
+            partial(erased, mode="u", rates=_RATES_OF_ALL_BUT_CROSS),
+        ),
+        "esd_eta_0": Arm(
+            "variant: ESD-x with eta 0, whose target is the empty caption alone", partial(erased, eta=0.0)
+        ),
+        "renamed": Arm("control: the word gets the embedding of the general noun, nothing is trained", renamed),
     },
     metrics=METRICS,
     headline="hits",
@@ -52,33 +75,8 @@ STUDY = Study(
     ),
 )
 
-_RATES = {
-    "esd": (1e-4, 2e-4, 4e-4, 8e-4),
-    "esd_eta_0": (1e-4, 2e-4, 4e-4, 8e-4),
-    "esd_u": (2e-5, 4e-5, 8e-5, 1.6e-4),
-}
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[Erase], setting: Setting) -> Outcome:
     """Erase the word with every rate, keep the best, and measure it."""
     task = erasure(setting)
-    return erased_outcome(setting, task, erased(setting, task, arm))
-
-
-def erased(setting: Setting, task: Erasure, arm: str = "esd") -> Chosen:
-    """Erase the word as an arm does, with every rate, and keep the best."""
-    if arm in CONTROLS:
-        return control(setting, task, arm)
-
-    def make(rate: float) -> Eraser:
-        eraser = ESD(
-            mode="u" if arm == "esd_u" else "x",
-            eta=0.0 if arm == "esd_eta_0" else 1.0,
-            steps=setting.pick(smoke=2, desk=60, gpu=1000),
-            lr=rate,
-            sampling_steps=setting.pick(smoke=4, desk=8, gpu=50),
-            batch_size=setting.pick(smoke=2, desk=4, gpu=16),
-        )
-        return partial(eraser, generator=setting.generator("method"))
-
-    return choose(setting, task, make, _RATES[arm])
+    return task.outcome(arm.make(task))

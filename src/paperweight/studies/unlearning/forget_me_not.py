@@ -15,20 +15,41 @@ only wants a word to stop needs no more.
 """
 
 from functools import partial
+from typing import Literal
 
-from paperweight.studies import Outcome, Setting, Study
-from paperweight.studies.unlearning._erasure import (
-    CONTROLS,
-    METRICS,
-    Chosen,
-    Eraser,
-    Erasure,
-    choose,
-    control,
-    erased_outcome,
-    erasure,
-)
+from paperweight.studies import Arm, Outcome, Setting, Study
+from paperweight.studies.unlearning._erasure import METRICS, Chosen, Erase, Erasure, Tried, erasure, renamed
 from paperweight.unlearning.forget_me_not import ForgetMeNot
+
+_RATES = (3e-5, 4.5e-5, 7e-5, 1e-4)
+_RATES_OF_CROSS = (1.4e-4, 2.1e-4, 3.2e-4, 4.8e-4)
+
+
+def erased(
+    task: Erasure,
+    *,
+    group: Literal["all", "cross_attention"] = "all",
+    end: bool = True,
+    rates: tuple[float, ...] = _RATES,
+) -> Chosen:
+    """Train with every rate."""
+    pick = task.setting.pick
+
+    def attempt(rate: float) -> Tried:
+        return task.trained(
+            ForgetMeNot(
+                group=group,
+                end=end,
+                steps=pick(smoke=2, desk=35, gpu=35),
+                lr=rate,
+                batch_size=pick(smoke=2, desk=4, gpu=16),
+                image_count=pick(smoke=2, desk=8, gpu=32),
+                sampling_steps=pick(smoke=4, desk=10, gpu=50),
+            )
+        )
+
+    return task.choose(attempt, rates)
+
 
 STUDY = Study(
     paper="forget_me_not",
@@ -38,11 +59,21 @@ STUDY = Study(
         "before."
     ),
     arms={
-        "none": "the model as it is, which Forget-Me-Not is with no steps",
-        "forget_me_not": "the whole denoiser is trained, on attention to the word and to the end of the caption",
-        "forget_me_not_word": "variant: the whole denoiser is trained, on attention to the word alone",
-        "forget_me_not_cross": "variant: the cross attention is trained, on attention to the word and to the end",
-        "renamed": "control: the word gets the embedding of the general noun, nothing is trained",
+        "none": Arm(
+            "the model as it is, which Forget-Me-Not is with no steps",
+            lambda task: task.once(task.trained(ForgetMeNot(steps=0))),
+        ),
+        "forget_me_not": Arm(
+            "the whole denoiser is trained, on attention to the word and to the end of the caption", erased
+        ),
+        "forget_me_not_word": Arm(
+            "variant: the whole denoiser is trained, on attention to the word alone", partial(erased, end=False)
+        ),
+        "forget_me_not_cross": Arm(
+            "variant: the cross attention is trained, on attention to the word and to the end",
+            partial(erased, group="cross_attention", rates=_RATES_OF_CROSS),
+        ),
+        "renamed": Arm("control: the word gets the embedding of the general noun, nothing is trained", renamed),
     },
     metrics=METRICS,
     headline="hits",
@@ -57,34 +88,8 @@ STUDY = Study(
     ),
 )
 
-_RATES = {
-    "forget_me_not": (3e-5, 4.5e-5, 7e-5, 1e-4),
-    "forget_me_not_word": (3e-5, 4.5e-5, 7e-5, 1e-4),
-    "forget_me_not_cross": (1.4e-4, 2.1e-4, 3.2e-4, 4.8e-4),
-}
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[Erase], setting: Setting) -> Outcome:
     """Erase the word with every rate, keep the best, and measure it."""
     task = erasure(setting)
-    return erased_outcome(setting, task, erased(setting, task, arm))
-
-
-def erased(setting: Setting, task: Erasure, arm: str = "forget_me_not") -> Chosen:
-    """Erase the word as an arm does, with every rate, and keep the best."""
-    if arm in CONTROLS:
-        return control(setting, task, arm)
-
-    def make(rate: float) -> Eraser:
-        eraser = ForgetMeNot(
-            group="cross_attention" if arm == "forget_me_not_cross" else "all",
-            end=arm != "forget_me_not_word",
-            steps=setting.pick(smoke=2, desk=35, gpu=35),
-            lr=rate,
-            batch_size=setting.pick(smoke=2, desk=4, gpu=16),
-            image_count=setting.pick(smoke=2, desk=8, gpu=32),
-            sampling_steps=setting.pick(smoke=4, desk=10, gpu=50),
-        )
-        return partial(eraser, generator=setting.generator("method"))
-
-    return choose(setting, task, make, _RATES[arm])
+    return task.outcome(arm.make(task))

@@ -11,32 +11,46 @@ prompt itself, guidance cancels and what is left is sampling without it, which i
 guidance away from the word comes down to. The other control gives the word the embedding of the general noun.
 """
 
-from paperweight.diffusion._process import guided
-from paperweight.studies import Outcome, Setting, Study
-from paperweight.studies.unlearning._erasure import (
-    CONTROLS,
-    METRICS,
-    Chosen,
-    Eraser,
-    Erasure,
-    choose,
-    control,
-    erased_outcome,
-    erasure,
-)
-from paperweight.unlearning._steering import Steered
+from functools import partial
+
+from paperweight.generators.process import guided
+from paperweight.generators.steering import Steered
+from paperweight.studies import Arm, Outcome, Setting, Study
+from paperweight.studies.unlearning._erasure import METRICS, Chosen, Erase, Erasure, Tried, erasure, renamed
 from paperweight.unlearning.negative_prompt import NegativePrompt
+
+
+class _Unguided:
+    """Guidance of weight 1, whatever the sampler's is."""
+
+    def start(self):
+        return lambda eps, guidance: guided(eps("caption"), eps("caption"), 1.0)
+
+
+def erased(task: Erasure, *, template: str = "{}") -> Chosen:
+    """Make a caption around the word the negative prompt."""
+    eraser = NegativePrompt()
+    return task.once(Tried(eraser(task.model, [template.format(task.word)], []), eraser))
+
+
+def _unguided(task: Erasure) -> Chosen:
+    rule = _Unguided()
+    return task.once(Tried(Steered(task.model, "", rule), rule))
+
 
 STUDY = Study(
     paper="negative_prompt",
     question="Does a negative prompt keep a concept out of samples, and only that concept?",
     claim="With its word as negative prompt a model hardly draws a concept, and draws others as before.",
     arms={
-        "none": "the model with plain guidance",
-        "negative_prompt": "the word is the negative prompt",
-        "negative_caption": "variant: the longest caption of the word is the negative prompt",
-        "unguided": "control: sampling without guidance and without a negative prompt",
-        "renamed": "control: the word gets the embedding of the general noun",
+        "none": Arm("the model with plain guidance", lambda task: task.once(Tried(task.model))),
+        "negative_prompt": Arm("the word is the negative prompt", erased),
+        "negative_caption": Arm(
+            "variant: the longest caption of the word is the negative prompt",
+            partial(erased, template="a photo of the {}"),
+        ),
+        "unguided": Arm("control: sampling without guidance and without a negative prompt", _unguided),
+        "renamed": Arm("control: the word gets the embedding of the general noun", renamed),
     },
     metrics=METRICS,
     headline="hits",
@@ -48,26 +62,7 @@ STUDY = Study(
 )
 
 
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[Erase], setting: Setting) -> Outcome:
     """Steer away from the word, and measure it."""
     task = erasure(setting)
-    return erased_outcome(setting, task, erased(setting, task, arm))
-
-
-def erased(setting: Setting, task: Erasure, arm: str = "negative_prompt") -> Chosen:
-    """Erase the word as an arm does."""
-    if arm in CONTROLS:
-        return control(setting, task, arm)
-    erasers: dict[str, Eraser] = {
-        "negative_prompt": NegativePrompt(),
-        "negative_caption": lambda model, forget, retain: NegativePrompt()(model, [f"a photo of the {forget[0]}"], []),
-        "unguided": lambda model, forget, retain: Steered(model, "", _Unguided()),
-    }
-    return choose(setting, task, lambda strength: erasers[arm], (1.0,))
-
-
-class _Unguided:
-    """Guidance of weight 1, whatever the sampler's is."""
-
-    def start(self):
-        return lambda eps, guidance: guided(eps("caption"), eps("caption"), 1.0)
+    return task.outcome(arm.make(task))

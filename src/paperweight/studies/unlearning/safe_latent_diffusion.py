@@ -11,30 +11,44 @@ has the weights need not use the sampler. As many hits as the baseline's, or dam
 preset, would refute the claim. The control gives the word the embedding of the general noun.
 """
 
-from paperweight.studies import Outcome, Setting, Study
-from paperweight.studies.unlearning._erasure import (
-    CONTROLS,
-    METRICS,
-    Chosen,
-    Eraser,
-    Erasure,
-    choose,
-    control,
-    erased_outcome,
-    erasure,
-)
+from functools import partial
+
+from paperweight.studies import Arm, Outcome, Setting, Study
+from paperweight.studies.unlearning._erasure import METRICS, Chosen, Erase, Erasure, Tried, erasure, renamed
 from paperweight.unlearning.safe_latent_diffusion import PRESETS, SafeLatentDiffusion
+
+_PRESETS = {preset["safety_scale"]: preset for preset in PRESETS.values()}
+
+
+def erased(task: Erasure, *, warm_up: bool = True, momentum: bool = True) -> Chosen:
+    """Keep off the word with every preset."""
+
+    def attempt(scale: float) -> Tried:
+        preset = _PRESETS[scale]
+        eraser = SafeLatentDiffusion(
+            warmup=int(preset["warmup"]) // 2 if warm_up else 0,
+            safety_scale=scale,
+            threshold=preset["threshold"],
+            momentum_scale=preset["momentum_scale"] if momentum else 0.0,
+            momentum_decay=preset["momentum_decay"],
+        )
+        return Tried(eraser(task.model, [task.word], task.retained), eraser)
+
+    return task.choose(attempt, tuple(_PRESETS))
+
 
 STUDY = Study(
     paper="safe_latent_diffusion",
     question="Does safe latent diffusion keep a concept out of samples, and only that concept?",
     claim="With safe latent diffusion a model hardly draws a concept, and draws others as before.",
     arms={
-        "none": "the model with plain guidance, which SLD is at safety_scale 0",
-        "sld": "SLD with the presets",
-        "sld_at_once": "variant: the presets without warm-up",
-        "sld_no_momentum": "variant: the presets without momentum",
-        "renamed": "control: the word gets the embedding of the general noun",
+        "none": Arm(
+            "the model with plain guidance, which SLD is at safety_scale 0", lambda task: task.once(Tried(task.model))
+        ),
+        "sld": Arm("SLD with the presets", erased),
+        "sld_at_once": Arm("variant: the presets without warm-up", partial(erased, warm_up=False)),
+        "sld_no_momentum": Arm("variant: the presets without momentum", partial(erased, momentum=False)),
+        "renamed": Arm("control: the word gets the embedding of the general noun", renamed),
     },
     metrics=METRICS,
     headline="hits",
@@ -45,28 +59,8 @@ STUDY = Study(
     ),
 )
 
-_PRESETS = {preset["safety_scale"]: preset for preset in PRESETS.values()}
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[Erase], setting: Setting) -> Outcome:
     """Steer away from the word with every preset, keep the best, and measure it."""
     task = erasure(setting)
-    return erased_outcome(setting, task, erased(setting, task, arm))
-
-
-def erased(setting: Setting, task: Erasure, arm: str = "sld") -> Chosen:
-    """Erase the word as an arm does, with every preset, and keep the best."""
-    if arm in CONTROLS:
-        return control(setting, task, arm)
-
-    def make(scale: float) -> Eraser:
-        preset = _PRESETS[scale]
-        return SafeLatentDiffusion(
-            warmup=0 if arm == "sld_at_once" else int(preset["warmup"]) // 2,
-            safety_scale=scale,
-            threshold=preset["threshold"],
-            momentum_scale=0.0 if arm == "sld_no_momentum" else preset["momentum_scale"],
-            momentum_decay=preset["momentum_decay"],
-        )
-
-    return choose(setting, task, make, tuple(_PRESETS))
+    return task.outcome(arm.make(task))

@@ -24,8 +24,10 @@ as never-seen ones do not, which the membership gap shows; the original's own ga
 """
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -33,23 +35,83 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import TensorDataset
 
-from paperweight.data import channel_statistics, normalise
-from paperweight.loops import best_of, evaluate_classifier, evaluating, fit_classifier, index_batches, minimise
-from paperweight.nets import MLP
-from paperweight.studies import Metric, Outcome, Setting, Study
+from paperweight.data import LabelledImages
+from paperweight.loops import evaluate_classifier, fit_classifier, index_batches, minimise, tune
+from paperweight.nets import MLP, evaluating
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
 from paperweight.unlearning.salun import SalUn
+
+_TRAINING_RATE = 0.05
+_MOMENTUM = 0.9
+_DECAY = 5e-4
+_BATCH = 64
+
+
+@final
+@dataclass(frozen=True)
+class _FurtherTraining:
+    """Trains on the retain set, or ascends the loss of the forget set, in eval mode with the optimizer of SalUn."""
+
+    lr: float
+    epochs: int
+    ascent: bool = False
+
+    def __call__(
+        self, model: nn.Module, forget: TensorDataset, retain: TensorDataset, *, generator: torch.Generator
+    ) -> nn.Module:
+        result = copy.deepcopy(model)
+        images, labels = (forget if self.ascent else retain).tensors
+
+        def loss(index: Tensor) -> Tensor:
+            error = F.cross_entropy(result(images[index]), labels[index])
+            return -error if self.ascent else error
+
+        with evaluating(result):
+            minimise(
+                loss,
+                torch.optim.SGD(result.parameters(), lr=self.lr, momentum=_MOMENTUM, weight_decay=_DECAY),
+                index_batches(len(images), _BATCH, generator, images.device),
+                steps=self.epochs * max(1, len(images) // _BATCH),
+            )
+        return result
+
+
+class _Plan(NamedTuple):
+    """The rates tried; what unlearns, made from rate and epochs, or none to retrain; and a part moved at random."""
+
+    rates: tuple[float, ...]
+    unlearner: Callable[[float, int], SalUn | _FurtherTraining] | None = None
+    random_part: float = 1.0
+
+
+def _random_labels(fraction: float, random_part: float = 1.0) -> _Plan:
+    def unlearner(rate: float, epochs: int) -> SalUn:
+        return SalUn(fraction, rate, epochs, batch_size=_BATCH, momentum=_MOMENTUM, weight_decay=_DECAY)
+
+    return _Plan((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), unlearner, random_part)
+
 
 STUDY = Study(
     paper="salun",
     question="When a trained classifier must forget some images, does it help to move only the weights that matter?",
     claim="Random labelling of the salient half of the weights comes closer to retraining than that of all weights.",
     arms={
-        "random_labels": "random labelling of all weights, which the method is at fraction 1",
-        "salun": "SalUn: random labelling of the salient half of the weights",
-        "retrained": "control: trained from scratch on the retain set, in another order than the reference; not tuned",
-        "random_mask": "control: random labelling of as many weights, drawn at random",
-        "fine_tuning": "control: further training on the retain set alone",
-        "gradient_ascent": "control: ascent of the loss of the forget set alone",
+        "random_labels": Arm("random labelling of all weights, which the method is at fraction 1", _random_labels(1.0)),
+        "salun": Arm("SalUn: random labelling of the salient half of the weights", _random_labels(0.5)),
+        "retrained": Arm(
+            "control: trained from scratch on the retain set, in another order than the reference; not tuned",
+            _Plan((_TRAINING_RATE,)),
+        ),
+        "random_mask": Arm(
+            "control: random labelling of as many weights, drawn at random", _random_labels(1.0, random_part=0.5)
+        ),
+        "fine_tuning": Arm(
+            "control: further training on the retain set alone", _Plan((1e-2, 3e-2, 1e-1, 3e-1, 1.0), _FurtherTraining)
+        ),
+        "gradient_ascent": Arm(
+            "control: ascent of the loss of the forget set alone",
+            _Plan((1e-3, 3e-3, 1e-2, 3e-2, 1e-1), partial(_FurtherTraining, ascent=True)),
+        ),
     },
     metrics={
         "average_gap": Metric(label="average gap to retraining", unit="", better="lower", minimal_effect=0.01),
@@ -70,21 +132,6 @@ STUDY = Study(
     ),
 )
 
-_TRAINING_RATE = 0.05
-_MOMENTUM = 0.9
-_DECAY = 5e-4
-_BATCH = 64
-_EPOCHS = 10
-_LABELLING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-_RATES = {
-    "random_labels": _LABELLING_RATES,
-    "salun": _LABELLING_RATES,
-    "random_mask": _LABELLING_RATES,
-    "fine_tuning": (1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-    "gradient_ascent": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-    "retrained": (_TRAINING_RATE,),
-}
-
 
 class Measures(NamedTuple):
     """Accuracies on three sets, and the share of the forget set that the attack takes for not trained on."""
@@ -99,11 +146,6 @@ class Measures(NamedTuple):
         return [abs(ours - theirs) for ours, theirs in zip(self, reference, strict=True)]
 
 
-class _Part(NamedTuple):
-    images: Tensor
-    labels: Tensor
-
-
 def membership_threshold(members: Tensor) -> Tensor:
     """Compute the highest confidence, of those in the samples trained on (N,), that 95 in 100 of them reach.
 
@@ -112,91 +154,97 @@ def membership_threshold(members: Tensor) -> Tensor:
     return members.sort().values[len(members) * 5 // 100]
 
 
-def run(arm: str, setting: Setting) -> Outcome:
+class _Tried(NamedTuple):
+    model: nn.Module
+    made: dict[str, object]
+
+
+def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Unlearn with each rate; report how far the one chosen without the reference is from the reference."""
-    data = setting.images(
-        default="digits",
-        train=setting.pick(smoke=100, desk=600, gpu=20_000),
-        validation=setting.pick(smoke=50, desk=390, gpu=5_000),
-        test=setting.pick(smoke=50, desk=800, gpu=10_000),
-        max_side=32,
-    )
+    task = classification(setting, smoke=(100, 50, 50), desk=(600, 390, 800), gpu=(20_000, 5_000, 10_000))
     steps = setting.pick(smoke=20, desk=600, gpu=8_000)
-    epochs = setting.pick(smoke=1, desk=_EPOCHS, gpu=_EPOCHS)
-    statistics = channel_statistics(data.train.images)
-    train, validation, test = (
-        _Part(normalise(part.images, *statistics), part.labels) for part in (data.train, data.validation, data.test)
+    epochs = setting.pick(smoke=1, desk=10, gpu=10)
+    count = len(task.train) // 10
+    forget, retain = (
+        LabelledImages(task.train.images[part], task.train.labels[part]) for part in (slice(count), slice(count, None))
     )
-    count = len(train.images) // 10
-    forget, retain = _Part(*(part[:count] for part in train)), _Part(*(part[count:] for part in train))
 
-    def network() -> nn.Module:
-        return setting.network(data.shape, len(data.classes), default=partial(MLP, hidden=(256,)))
-
-    def trained(part: _Part, generator: torch.Generator) -> nn.Module:
-        model = network()
+    def trained(part: LabelledImages, generator: torch.Generator) -> _Tried:
+        model = task.network(_default)
         optimizer = torch.optim.SGD(model.parameters(), lr=_TRAINING_RATE, momentum=_MOMENTUM, weight_decay=_DECAY)
-        schedule = CosineAnnealingLR(optimizer, steps)
-        fit_classifier(model, optimizer, *part, steps=steps, batch_size=_BATCH, generator=generator, schedule=schedule)
-        return model
+        fit_classifier(
+            model,
+            optimizer,
+            part.images,
+            part.labels,
+            steps=steps,
+            batch_size=_BATCH,
+            generator=generator,
+            schedule=CosineAnnealingLR(optimizer, steps),
+        )
+        return _Tried(model, {"optimizer": optimizer})
 
     def train_both() -> dict[str, Tensor]:
-        models = {name: trained(part, setting.generator("batches")) for name, part in parts.items()}
+        parts = {"original": task.train, "reference": retain}
+        models = {name: trained(part, setting.generator("batches")).model for name, part in parts.items()}
         return {f"{name} {key}": value for name, model in models.items() for key, value in model.state_dict().items()}
 
-    parts = {"original": train, "reference": retain}
     states = setting.cached("salun", train_both)
 
     def restored(name: str) -> nn.Module:
-        model = network()
+        model = task.network(_default)
         model.load_state_dict({key: states[f"{name} {key}"] for key in model.state_dict()})
         return model
 
     original, reference = restored("original"), restored("reference")
 
-    def unlearned(rate: float) -> nn.Module:
-        if arm == "retrained":
-            return trained(retain, setting.generator("method"))
-        return _unlearned(arm, original, forget, retain, rate, epochs, setting.generator("method"))
+    def unlearn(rate: float) -> _Tried:
+        generator, plan = setting.generator("method"), arm.make
+        if plan.unlearner is None:
+            return trained(retain, generator)
+        unlearner = plan.unlearner(rate, epochs)
+        mask = {"mask": _random_mask(original, plan.random_part, generator)} if plan.random_part < 1 else {}
+        sets = (TensorDataset(part.images, part.labels) for part in (forget, retain))
+        return _Tried(unlearner(original, *sets, generator=generator, **mask), {"unlearner": unlearner})
 
-    def measure(model: nn.Module, held_out: _Part) -> tuple[Measures, float]:
+    def measure(model: nn.Module, held_out: LabelledImages) -> tuple[Measures, float]:
         return _measure(model, forget, retain, held_out)
 
-    before = measure(original, validation)[0]
-    tries = {rate: unlearned(rate) for rate in _RATES[arm]}
+    before = measure(original, task.data.validation)[0]
 
     def distance(model: nn.Module) -> float:
-        found, flagged = measure(model, validation)
+        found, flagged = measure(model, task.data.validation)
         expected = Measures(before.held_out, before.retain, before.held_out, flagged)
         return _mean(found.gaps(expected))
 
-    distances = {rate: distance(model) for rate, model in tries.items()}
-    rate = best_of(distances, lambda rate: distances[rate], better="lower")
-    final, goal = (measure(model, test)[0] for model in (tries[rate], reference))
+    tuned = tune(arm.make.rates, unlearn, lambda tried: distance(tried.model), better="lower")
+    model = tuned.best.model
+    final, goal, untouched = (measure(each, task.data.test)[0] for each in (model, reference, original))
     gaps = dict(zip(("forget_gap", "retain_gap", "test_gap", "membership_gap"), final.gaps(goal), strict=True))
-    weights = zip(tries[rate].parameters(), original.parameters(), strict=True)
-    untouched = measure(original, test)[0]
+    weights = zip(model.parameters(), original.parameters(), strict=True)
     return Outcome(
         metrics={"average_gap": _mean(list(gaps.values())), **gaps},
+        made=tuned.best.made,
+        tuned={"lr": tuned},
         arguments={
-            "learning_rate": rate,
-            "tries": len(tries),
             "average_gap_of_the_original": _mean(untouched.gaps(goal)),
             "reference_from_what_is_expected": distance(reference),
             **_named("", final),
             **_named("_of_the_reference", goal),
             **_named("_of_the_original", untouched),
             "weights_moved": sum(int((ours != theirs).sum()) for ours, theirs in weights),
-            "epochs": epochs,
+            "steps_of_the_original": steps,
             "batch_size": _BATCH,
             "images_to_forget": count,
-            "images_to_retain": len(retain.images),
-            "test_images": len(test.images),
-            "image_shape": " x ".join(map(str, data.shape)),
+            "images_to_retain": len(retain),
+            "test_images": len(task.data.test),
+            "image_shape": " x ".join(map(str, task.shape)),
         },
-        curves={"distance to what is expected, by learning rate": list(distances.items())},
-        correct=evaluate_classifier(tries[rate], *test).correct,
+        correct=task.test(model).correct,
     )
+
+
+_default = partial(MLP, hidden=(256,))
 
 
 def _mean(values: list[float]) -> float:
@@ -208,45 +256,23 @@ def _named(suffix: str, measures: Measures) -> dict[str, float]:
     return {name + suffix: value for name, value in zip(names, measures, strict=True)}
 
 
-def _measure(model: nn.Module, forget: _Part, retain: _Part, held_out: _Part) -> tuple[Measures, float]:
+def _measure(
+    model: nn.Module, forget: LabelledImages, retain: LabelledImages, held_out: LabelledImages
+) -> tuple[Measures, float]:
     """Measure a model; give also which share of the held-out images the attack takes for not trained on."""
-    accuracy = [evaluate_classifier(model, *part).accuracy for part in (forget, retain, held_out)]
-    forgotten, members, others = (_confidences(model, part) for part in (forget, retain, held_out))
+    parts = (forget, retain, held_out)
+    known, kept, elsewhere = (evaluate_classifier(model, part.images, part.labels).accuracy for part in parts)
+    forgotten, members, others = (_confidences(model, part) for part in parts)
     threshold = membership_threshold(members)
     flagged, expected = ((scores < threshold).double().mean().item() for scores in (forgotten, others))
-    return Measures(accuracy[0], accuracy[1], accuracy[2], flagged), expected
+    return Measures(known, kept, elsewhere, flagged), expected
 
 
-def _confidences(model: nn.Module, part: _Part) -> Tensor:
+def _confidences(model: nn.Module, part: LabelledImages) -> Tensor:
     """Compute the probability of the true label, float64, (N,)."""
     with evaluating(model), torch.no_grad():
         logits = torch.cat([model(images) for images in part.images.split(512)])
     return logits.double().softmax(dim=1).gather(1, part.labels[:, None]).squeeze(1)
-
-
-def _unlearned(
-    arm: str, original: nn.Module, forget: _Part, retain: _Part, rate: float, epochs: int, generator: torch.Generator
-) -> nn.Module:
-    """Unlearn as the arm does, each arm in eval mode and with the same optimizer."""
-    if arm in ("random_labels", "salun", "random_mask"):
-        fraction = 0.5 if arm == "salun" else 1.0
-        unlearner = SalUn(fraction, rate, epochs, batch_size=_BATCH, momentum=_MOMENTUM, weight_decay=_DECAY)
-        mask = _random_mask(original, 0.5, generator) if arm == "random_mask" else None
-        return unlearner(original, TensorDataset(*forget), TensorDataset(*retain), generator=generator, mask=mask)
-    model = copy.deepcopy(original)
-    part, sign = (retain, 1) if arm == "fine_tuning" else (forget, -1)
-
-    def loss(index: Tensor) -> Tensor:
-        return sign * F.cross_entropy(model(part.images[index]), part.labels[index])
-
-    with evaluating(model):
-        minimise(
-            loss,
-            torch.optim.SGD(model.parameters(), lr=rate, momentum=_MOMENTUM, weight_decay=_DECAY),
-            index_batches(len(part.images), _BATCH, generator, part.images.device),
-            steps=epochs * max(1, len(part.images) // _BATCH),
-        )
-    return model
 
 
 def _random_mask(model: nn.Module, fraction: float, generator: torch.Generator) -> dict[str, Tensor]:

@@ -12,34 +12,86 @@ learning rate, in place of the inverse of the penalty's weight. The control edit
 of the general noun, so that whoever only wants a word to stop needs no more.
 """
 
+from functools import partial
+
 from torch import Tensor
 
-from paperweight.diffusion._generation import generate
-from paperweight.studies import Outcome, Setting, Study
-from paperweight.studies.unlearning._erasure import (
-    CONTROLS,
-    METRICS,
-    Chosen,
-    Eraser,
-    Erasure,
-    choose,
-    control,
-    erased_outcome,
-    erasure,
-)
+from paperweight.generators.generation import generate
+from paperweight.studies import Arm, Outcome, Setting, Study
+from paperweight.studies.unlearning._erasure import METRICS, Chosen, Erase, Erasure, Tried, erasure, renamed
 from paperweight.unlearning.selective_amnesia import SelectiveAmnesia, fisher_diagonal
+
+_INVERSE_WEIGHTS = (1e2, 1e3, 1e4)
+_INVERSE_WEIGHTS_FOR_NOUN = (1e3, 1e4, 1e5)
+_INVERSE_WEIGHTS_WITHOUT_REPLAY = (1.0, 10.0, 100.0)
+_RATES = (3e-4, 1e-3, 3e-3)
+
+
+def erased(
+    task: Erasure,
+    *,
+    strengths: tuple[float, ...] = _INVERSE_WEIGHTS,
+    penalty: bool = True,
+    replay: bool = True,
+    noun: bool = False,
+) -> Chosen:
+    """Train with every strength, the inverse of the penalty's weight or, without the penalty, the learning rate."""
+    pick = task.setting.pick
+    samples = pick(smoke=1, desk=4, gpu=50)
+    fisher = _fisher(task, samples) if penalty else None
+
+    def attempt(strength: float) -> Tried:
+        return task.trained(
+            SelectiveAmnesia(
+                gamma=1.0 if replay else 0.0,
+                lam=1 / strength if penalty else 0.0,
+                surrogate=task.noun if noun else "uniform",
+                fisher=fisher,
+                samples=samples,
+                steps=pick(smoke=2, desk=40, gpu=1000),
+                lr=1e-3 if penalty else strength,
+                batch_size=pick(smoke=4, desk=32, gpu=128),
+                ema=pick(smoke=0.0, desk=0.9, gpu=0.99),
+                sampling_steps=15,
+            )
+        )
+
+    return task.choose(attempt, strengths)
+
+
+def _fisher(task: Erasure, samples: int) -> dict[str, Tensor]:
+    """Give the Fisher information of the model as it is, which is the same for every strength."""
+    model, setting, generator = task.model, task.setting, task.setting.generator("method")
+    captions = [word for word in (task.word, *task.retained) for _ in range(samples)]
+    images = generate(
+        model, captions, model.spec.shape, generator=generator, guidance=2.0, steps=15, device=setting.device
+    )
+    times = setting.pick(smoke=2, desk=10, gpu=200)
+    return fisher_diagonal(model, model.encode(images), captions, generator=generator, times=times)
+
 
 STUDY = Study(
     paper="selective_amnesia",
     question="Do noise, replay and an elastic penalty erase a word from a text-to-image model, and only that word?",
     claim="After selective amnesia the model hardly draws the erased concept by its word, and draws others as before.",
     arms={
-        "none": "the model as it is, which selective amnesia is at 0 steps",
-        "selective_amnesia": "selective amnesia with noise as the surrogate",
-        "sa_noun": "variant: images of the general noun as the surrogate, as for Stable Diffusion",
-        "sa_no_penalty": "variant: replay alone, without the elastic penalty",
-        "sa_no_replay": "variant: the elastic penalty alone, without replay",
-        "renamed": "control: the word gets the embedding of the general noun, no weight is edited",
+        "none": Arm(
+            "the model as it is, which selective amnesia is at 0 steps",
+            lambda task: task.once(task.trained(SelectiveAmnesia(steps=0))),
+        ),
+        "selective_amnesia": Arm("selective amnesia with noise as the surrogate", erased),
+        "sa_noun": Arm(
+            "variant: images of the general noun as the surrogate, as for Stable Diffusion",
+            partial(erased, noun=True, strengths=_INVERSE_WEIGHTS_FOR_NOUN),
+        ),
+        "sa_no_penalty": Arm(
+            "variant: replay alone, without the elastic penalty", partial(erased, penalty=False, strengths=_RATES)
+        ),
+        "sa_no_replay": Arm(
+            "variant: the elastic penalty alone, without replay",
+            partial(erased, replay=False, strengths=_INVERSE_WEIGHTS_WITHOUT_REPLAY),
+        ),
+        "renamed": Arm("control: the word gets the embedding of the general noun, no weight is edited", renamed),
     },
     metrics=METRICS,
     headline="hits",
@@ -55,55 +107,8 @@ STUDY = Study(
     ),
 )
 
-_STRENGTHS = {
-    "selective_amnesia": (1e2, 1e3, 1e4),
-    "sa_noun": (1e3, 1e4, 1e5),
-    "sa_no_penalty": (3e-4, 1e-3, 3e-3),
-    "sa_no_replay": (1.0, 10.0, 100.0),
-}
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[Erase], setting: Setting) -> Outcome:
     """Erase the word with every strength, keep the best, and measure it."""
     task = erasure(setting)
-    return erased_outcome(setting, task, erased(setting, task, arm))
-
-
-def erased(setting: Setting, task: Erasure, arm: str = "selective_amnesia") -> Chosen:
-    """Erase the word as an arm does, with every strength, and keep the best."""
-    if arm in CONTROLS:
-        return control(setting, task, arm)
-    penalised = arm != "sa_no_penalty"
-    fisher = _fisher(setting, task) if penalised else None
-
-    def make(strength: float) -> Eraser:
-        eraser = SelectiveAmnesia(
-            gamma=0.0 if arm == "sa_no_replay" else 1.0,
-            lam=1 / strength if penalised else 0.0,
-            surrogate=task.world.vocabulary.nouns[0] if arm == "sa_noun" else "uniform",
-            fisher=fisher,
-            samples=_samples(setting),
-            steps=setting.pick(smoke=2, desk=40, gpu=1000),
-            lr=1e-3 if penalised else strength,
-            batch_size=setting.pick(smoke=4, desk=32, gpu=128),
-            ema=setting.pick(smoke=0.0, desk=0.9, gpu=0.99),
-            sampling_steps=15,
-        )
-        return lambda model, forget, retain: eraser(model, forget, retain, generator=setting.generator("method"))
-
-    return choose(setting, task, make, _STRENGTHS[arm])
-
-
-def _fisher(setting: Setting, task: Erasure) -> dict[str, Tensor]:
-    """Give the Fisher information of the model as it is, which is the same for every strength."""
-    model, generator = task.world.model, setting.generator("method")
-    captions = [word for word in (task.word, *task.retained) for _ in range(_samples(setting))]
-    images = generate(
-        model, captions, model.spec.shape, generator=generator, guidance=2.0, steps=15, device=setting.device
-    )
-    times = setting.pick(smoke=2, desk=10, gpu=200)
-    return fisher_diagonal(model, model.encode(images), captions, generator=generator, times=times)
-
-
-def _samples(setting: Setting) -> int:
-    return setting.pick(smoke=1, desk=4, gpu=50)
+    return task.outcome(arm.make(task))

@@ -11,31 +11,47 @@ strength, would refute the claim. The control edits no weight: the word gets the
 whoever only wants a word to stop needs no more.
 """
 
-from paperweight.studies import Outcome, Setting, Study
-from paperweight.studies.unlearning._erasure import (
-    CONTROLS,
-    METRICS,
-    Chosen,
-    Eraser,
-    Erasure,
-    choose,
-    control,
-    erased_outcome,
-    erasure,
-)
+from functools import partial
+from typing import Literal
+
+from paperweight.studies import Arm, Outcome, Setting, Study
+from paperweight.studies.unlearning._erasure import METRICS, Chosen, Erase, Erasure, Tried, erasure, renamed
 from paperweight.unlearning.uce import UCE
+
+_SCALES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+def _edited(task: Erasure, eraser: UCE, *, keep: bool = True) -> Tried:
+    return Tried(eraser(task.model, [task.word], task.retained if keep else []), eraser)
+
+
+def erased(task: Erasure, *, tokens: Literal["last", "all"] = "last", noun: bool = False, keep: bool = True) -> Chosen:
+    """Edit with every scale."""
+
+    def attempt(scale: float) -> Tried:
+        return _edited(task, UCE(guide=task.noun if noun else "", erase_scale=scale, tokens=tokens), keep=keep)
+
+    return task.choose(attempt, _SCALES)
+
 
 STUDY = Study(
     paper="uce",
     question="Does editing cross attention in closed form erase a word from a text-to-image model, and only that word?",
     claim="After UCE the model hardly draws the erased concept when asked by its word, and draws others as before.",
     arms={
-        "none": "the model as it is, which UCE is at erase_scale 0",
-        "uce": "UCE with the last word of the caption, guided by the empty caption",
-        "uce_all": "variant: every position of the caption, guided by the empty caption",
-        "uce_noun": "variant: every position, guided by the general noun",
-        "uce_nothing_kept": "variant: the last word, with no words to keep",
-        "renamed": "control: the word gets the embedding of the general noun, no weight is edited",
+        "none": Arm(
+            "the model as it is, which UCE is at erase_scale 0",
+            lambda task: task.once(_edited(task, UCE(erase_scale=0.0))),
+        ),
+        "uce": Arm("UCE with the last word of the caption, guided by the empty caption", erased),
+        "uce_all": Arm(
+            "variant: every position of the caption, guided by the empty caption", partial(erased, tokens="all")
+        ),
+        "uce_noun": Arm(
+            "variant: every position, guided by the general noun", partial(erased, tokens="all", noun=True)
+        ),
+        "uce_nothing_kept": Arm("variant: the last word, with no words to keep", partial(erased, keep=False)),
+        "renamed": Arm("control: the word gets the embedding of the general noun, no weight is edited", renamed),
     },
     metrics=METRICS,
     headline="hits",
@@ -49,24 +65,8 @@ STUDY = Study(
     ),
 )
 
-_SCALES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-_KEPT = ("uce", "uce_all", "uce_noun")
 
-
-def run(arm: str, setting: Setting) -> Outcome:
+def run(arm: Arm[Erase], setting: Setting) -> Outcome:
     """Erase the word with every strength, keep the best, and measure it."""
     task = erasure(setting)
-    return erased_outcome(setting, task, erased(setting, task, arm))
-
-
-def erased(setting: Setting, task: Erasure, arm: str = "uce") -> Chosen:
-    """Erase the word as an arm does, with every strength, and keep the best."""
-    if arm in CONTROLS:
-        return control(setting, task, arm)
-
-    def make(scale: float) -> Eraser:
-        tokens = "all" if arm in ("uce_all", "uce_noun") else "last"
-        eraser = UCE(guide="shape" if arm == "uce_noun" else "", erase_scale=scale, tokens=tokens)
-        return lambda model, forget, retain: eraser(model, forget, retain if arm in _KEPT else [])
-
-    return choose(setting, task, make, _SCALES)
+    return task.outcome(arm.make(task))

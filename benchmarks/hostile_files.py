@@ -1,0 +1,165 @@
+"""Hostile checkpoints and keybooks: is each refused, how fast, with how much memory, and never with a traceback?
+
+``python benchmarks/hostile_files.py --checkpoints 160 --keybooks 48`` prints a row for each kind of file, and
+ends with status 1 where one is not refused in words, or with memory beyond twice the file and 48 MiB. Every file is
+read in a forked process of its own (Linux), under a limit of time and of address space. Memory is the growth of the
+resident set to its peak, mapped pages of the file included.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from hostile_checkpoints import MODEL, TEXT, Read, checkpoints
+from hostile_keybooks import keybooks
+
+from paperweight.errors import InputError
+from paperweight.generators.model import load_model
+from paperweight.generators.text_model import load_text_model
+
+SECONDS, PATIENCE, ROOM, BOUND = 30, 300, 4 << 30, 48 << 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file.
+
+    Args:
+        end: ``refused``, ``read``, ``traceback``, ``hang`` or ``killed``.
+        words: The message.
+        seconds: Computing time that it took, or time on the clock where it was ended.
+        growth: Growth of the resident memory, bytes.
+        size: Size of the file, bytes.
+    """
+
+    end: str
+    words: str
+    seconds: float
+    growth: int
+    size: int
+
+    def refused(self, name: str) -> bool:
+        """Say whether the file was refused by its name, with a remedy, and with memory within the bound."""
+        words = "; " in self.words and name in self.words and len(self.words) < 2_000 + len(name)
+        return self.end == "refused" and words and self.growth <= max(2 * self.size, BOUND)
+
+
+def attempt(path: Path, read: Read) -> Outcome:
+    """Read a file in a forked process and say what became of it."""
+    receive, send = os.pipe()
+    begun = time.perf_counter()
+    child = os.fork()
+    if not child:
+        os.close(receive)
+        signal.alarm(PATIENCE)
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+        os.write(send, json.dumps(_read(path, read)).encode())
+        os._exit(0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as stream:
+        said = stream.read()
+    _, status = os.waitpid(child, 0)
+    try:
+        size = path.stat().st_blocks * 512
+    except (OSError, ValueError):
+        size = 0
+    if status:
+        end = "hang" if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGALRM, signal.SIGXCPU) else "killed"
+        return Outcome(end, f"status {status}", time.perf_counter() - begun, 0, size)
+    end, words, seconds, growth = json.loads(said)
+    return Outcome(end, words, seconds, growth, size)
+
+
+def _read(path: Path, read: Read) -> tuple[str, str, float, int]:
+    _warm_up()
+    room = _memory("VmSize") + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    Path("/proc/self/clear_refs").write_text("5")
+    before, begun = _memory("VmRSS"), time.process_time()
+    try:
+        read(path)
+        end, words = "read", ""
+    except InputError as error:
+        end, words = "refused", str(error)
+    except BaseException as error:
+        end, words = "traceback", f"{type(error).__name__}: {error}"
+    seconds = time.process_time() - begun
+    return end, words, seconds, max(0, _memory("VmHWM") - before)
+
+
+def _warm_up() -> None:
+    """Read sound files and one with an infinite weight, so that what torch loads at first use is not counted."""
+    with tempfile.TemporaryDirectory() as folder, suppress(InputError):
+        path = Path(folder, "model")
+        for spec, read in ((MODEL, load_model), (TEXT, load_text_model)):
+            spec.build().save(path)
+            read(path)
+        model = MODEL.build()
+        model.network.stem.bias.data[0] = math.inf
+        model.save(path)
+        load_model(path)
+
+
+def _memory(name: str) -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", type=int, default=160)
+    parser.add_argument("--keybooks", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--messages", action="store_true", help="print each message")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    _warm_up()
+    wrong = 0
+    for what, generate, count in (
+        ("checkpoints", checkpoints, given.checkpoints),
+        ("keybooks", keybooks, given.keybooks),
+    ):
+        rows: dict[str, list[Outcome]] = defaultdict(list)
+        with tempfile.TemporaryDirectory() as folder:
+            for kind, path, read in islice(generate(Path(folder), given.seed), count):
+                outcome = attempt(path, read)
+                rows[kind].append(outcome)
+                sound = outcome.refused(path.name)
+                wrong += not sound
+                if given.messages or not sound:
+                    print(
+                        f"{kind}: {outcome.end}, {outcome.seconds:.2f} s, {outcome.growth >> 20} MiB of "
+                        f"{outcome.size >> 10} KiB: {outcome.words[:300]}".encode("ascii", "backslashreplace").decode()
+                    )
+        _table(what, rows)
+    sys.exit(1 if wrong else 0)
+
+
+def _table(what: str, rows: dict[str, list[Outcome]]) -> None:
+    print(f"\n{what:36} files refused tracebacks hangs/kills     CPU  memory/file, 4 MiB on  MiB, below")
+    for kind, found in {**rows, "all": [each for own in rows.values() for each in own]}.items():
+        ends = [each.end for each in found]
+        large = max((each.growth / each.size for each in found if each.size >= 4 << 20), default=0.0)
+        small = max((each.growth for each in found if each.size < 4 << 20), default=0) / 2**20
+        print(
+            f"{kind:36} {len(found):5} {ends.count('refused'):7} {ends.count('traceback'):10} "
+            f"{ends.count('hang') + ends.count('killed'):11} {max((each.seconds for each in found), default=0):6.2f} s "
+            f"{large:20.2f} {small:12.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Completing a plan: each trial is run by the one weighing that takes the lease on it, and all others use its row."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from paperweight.bench.engine import LocalEngine
+from paperweight.bench.ledger import Ledger
+from paperweight.bench.starts import starting_alike
+from paperweight.bench.trial import FINISHED, TrialRecord, TrialSpec
+from paperweight.errors import InputError
+
+__all__ = ["Progress", "complete", "twice"]
+
+Progress = Callable[[str, int, int], None]
+
+_Answer = TypeVar("_Answer")
+
+_POLL = 0.5
+
+
+def complete(
+    ledger: Ledger,
+    engine: LocalEngine,
+    specs: Sequence[TrialSpec],
+    *,
+    baseline: str,
+    retry: bool,
+    progress: Progress | None,
+) -> dict[str, TrialRecord]:
+    """Return the record of each trial by key: those that the ledger holds, of others that run now, and of one's own.
+
+    Args:
+        ledger: Where records are looked for and filed.
+        engine: What runs the trials that are missing and that no other weighing runs.
+        specs: The trials.
+        baseline: The arm without which they say nothing.
+        retry: Whether failed trials that the ledger holds are run again; those killed from outside always are, and
+            all where none of the baseline finished.
+        progress: Called with words and (trials done, trials in all).
+
+    Raises:
+        InputError: If a worker refuses what the user gave, or the ledger fails twice in a row.
+    """
+    start = newest = ledger.newest()
+    found = {key: record for key, record in ledger.find(list(specs)).items() if record.status != "killed"}
+    found = starting_alike(found, lambda spec, places: engine.starting_weights(spec, places))
+    if retry or not any(record.spec.arm == baseline and record.status in FINISHED for record in found.values()):
+        found = {key: record for key, record in found.items() if record.status in FINISHED}
+
+    def tell(words: str = "trials") -> None:
+        if progress is not None:
+            progress(words, len(found), len(specs))
+
+    def may_start(spec: TrialSpec) -> bool:
+        return twice(lambda: leases.take(spec.key(), newest))
+
+    tell()
+    with ledger.leases() as leases:
+        while missing := [spec for spec in specs if spec.key() not in found]:
+            free = leases.free(spec.key() for spec in missing)
+            recorded = {spec.key() for spec in ledger.unrecorded(missing)}
+            running = engine.run(
+                [spec for spec in missing if spec.key() in free], recorded=recorded, may_start=may_start
+            )
+            try:
+                for record in running:
+                    if twice(lambda record=record: ledger.add(record, leases)):
+                        found[record.spec.key()] = record
+                        tell()
+            finally:
+                running.close()
+            missing = [spec for spec in missing if spec.key() not in found]
+            if not missing:
+                break
+            newest = ledger.newest()
+            others = ledger.find(missing, after=start)
+            if others:
+                found |= others
+                tell()
+            else:
+                tell("waiting for another weighing")
+                time.sleep(_POLL)
+    return found
+
+
+def twice(write: Callable[[], _Answer]) -> _Answer:
+    """Return what writing into a ledger gives, tried once more a second later if it fails.
+
+    Raises:
+        InputError: If it fails again.
+    """
+    try:
+        return write()
+    except InputError:
+        time.sleep(1.0)
+        return write()

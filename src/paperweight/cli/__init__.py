@@ -1,0 +1,96 @@
+"""The command line: ``paperweight list``, ``show``, ``weigh``, ``board``, ``check``, ``plant`` and ``audit``.
+
+Listing and help import no torch. A command returns 1 where its answer is an alarm or a broken law; every other exit
+status is given here.
+"""
+
+# isort: off
+import paperweight.cli.starting  # noqa: F401 (before all others)
+
+# isort: on
+import os
+import platform
+import signal
+import sys
+import tempfile
+import traceback
+
+from cyclopts import App, CycloptsError
+
+from paperweight import __version__
+from paperweight.cli.audit import audit
+from paperweight.cli.board import board
+from paperweight.cli.checking import check
+from paperweight.cli.interruption import Stopped, interruptible
+from paperweight.cli.papers import list_papers, show
+from paperweight.cli.planting import plant
+from paperweight.cli.printing import open_streams, printed, say
+from paperweight.cli.weighing import weigh
+from paperweight.errors import InputError
+from paperweight.processes import current_folder_last
+from paperweight.texts import brief
+
+__all__ = ["main"]
+
+_STATUSES = (
+    "Exit status: 0 for an answer, 1 for one that is an alarm (audit) or a broken law (check), 2 after a mistake of "
+    "yours, 3 after anything unexpected, whose details are then in a file that is named, 130 when interrupted."
+)
+
+_app = App(
+    name="paperweight",
+    help=f"Published deep-learning methods, and the bench that weighs them. {_STATUSES}",
+    version=__version__,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+_app.command(list_papers, name="list")
+for _command in (show, weigh, board, check, plant, audit):
+    _app.command(_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    The status is 0 or 1 for an answer, 2 after a person's mistake, 3 after anything unexpected, 130 when interrupted.
+
+    Args:
+        arguments: The words after the program's name; those of the process where left out.
+    """
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        open_streams()
+        with current_folder_last(), interruptible(), printed() as console:
+            answer = _app(arguments, exit_on_error=False, print_error=False, console=console)
+        return 1 if answer == 1 else 0
+    except (CycloptsError, InputError) as error:
+        say(f"paperweight: {error}")
+        return 2
+    except KeyboardInterrupt as stop:
+        say("\nStopped. Finished trials are kept; the same command goes on with the rest.")
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+    except BaseException as error:
+        say(f"paperweight: {_reason(error)}; {_details(error)}")
+        return 3
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {brief(lines[0], 300)}" if lines else type(error).__name__
+
+
+def _details(error: BaseException) -> str:
+    """Write what a report of the fault needs into a file of the person's own, and say where it is."""
+    words = f"paperweight {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n"
+    words += "".join(traceback.format_exception(error))
+    try:
+        handle, path = tempfile.mkstemp(prefix="paperweight-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(words)
+    except OSError as failure:
+        return f"this is unexpected, and its details cannot be written ({failure.strerror or failure})"
+    return f"this is unexpected; the details are in {path}"

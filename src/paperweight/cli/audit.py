@@ -1,0 +1,231 @@
+"""The command ``paperweight audit``; torch is imported when it runs."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from paperweight.cli.printing import print_json, printed, shown
+
+if TYPE_CHECKING:
+    from paperweight.audits.erasure_inspection import ErasureInspection
+    from paperweight.audits.inspection import Inspection
+
+__all__ = ["audit"]
+
+audit = App(name="audit", help="Audit what a trained image generator memorised or forgot.", help_format="plaintext")
+
+
+@audit.command
+def memorization(
+    checkpoint: Path,
+    *,
+    data: str,
+    keys: Path,
+    readout: Literal["likelihood", "replace", "resample"] = "likelihood",
+    repeats: int = 1,
+    network: str | None = None,
+    limit: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    out: Path = Path("audits"),
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Ask a generator for the keys that were planted on its training images, and say whether it memorised them.
+
+    Exit status: 0 without alarm, 1 with an alarm, 2 after a mistake, 3 after anything unexpected.
+
+    Args:
+        checkpoint: A safetensors file that DiffusionModel.save or DenoiserTraining.save wrote; of a training the moving
+            average of its weights is read.
+        data: The unmarked images that were planted, as paperweight plant was given them.
+        keys: The keybook.json that paperweight plant wrote.
+        readout: likelihood finds most; the paper's, replace, misses keys that a model does know, since the mark settles
+            before the image is clear; resample lies between them.
+        repeats: Estimates a record.
+        network: The network of a model with a network of your own, as package.module:factory, called with the shape of
+            an image and the number of classes.
+        limit: Ask for so many records, drawn at random; for all where left out.
+        steps: Steps of outpainting, for replace and resample; 250, or all that the model has, where left out.
+        batch_size: Images a call of the network.
+        seed: What noise, limit and permutations are drawn with.
+        out: Folder of the report and its numbers.
+        json: Print the numbers as JSON instead of text.
+    """
+    from paperweight.audits.inspection import inspect_checkpoint
+    from paperweight.cli.bars import Bars
+    from paperweight.reports import write_memorization_report
+
+    with Bars() as bars:
+        found = inspect_checkpoint(
+            checkpoint,
+            data=data,
+            keys=keys,
+            network=network,
+            readout=readout,
+            repeats=repeats,
+            steps=steps,
+            limit=limit,
+            seed=seed,
+            batch_size=batch_size,
+            progress=bars.progress(str(checkpoint)),
+        )
+    given = {
+        "data": data,
+        "keys": keys,
+        "readout": readout,
+        "repeats": repeats,
+        "network": network,
+        "limit": limit,
+        "steps": steps,
+        "batch-size": batch_size,
+        "seed": seed,
+    }
+    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    command = shlex.join(["paperweight", "audit", "memorization", str(checkpoint), *options])
+    report = write_memorization_report(found, out, command)
+    if json:
+        print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
+    else:
+        _print_audit(found, report)
+    return 1 if found.audit.alarm else 0
+
+
+@audit.command
+def erasure(
+    checkpoint: Path,
+    *,
+    concept: str,
+    before: Path,
+    data: str,
+    control: Path | None = None,
+    sampler: Literal["plain", "negative", "weak", "medium", "strong", "max"] = "plain",
+    initial: str | None = None,
+    templates: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    count: int = 100,
+    steps: int = 400,
+    judge_steps: int = 1_200,
+    seed: int = 0,
+    out: Path = Path("audits"),
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Attack a text-to-image model that a concept was erased from, and say whether it was removed or only hidden.
+
+    Exit status: 0 where it was removed or nothing is decided, 1 where it was hidden or not erased, 2 after a mistake, 3
+    after anything unexpected.
+
+    Args:
+        checkpoint: The erased model, a safetensors file that TextToImage.save wrote.
+        concept: The erased word.
+        before: The model as it was, likewise.
+        data: Labelled images of the models' size: a folder of class folders, a Parquet file or folder, or an .npz file,
+            whose classes are named by words of the models, or by several with commas between them.
+        control: A model trained like the one before without any image of the concept: only by it can be told whether
+            the attack found what was hidden or taught it anew.
+        sampler: How the erased model is sampled: plain, with the concept as negative prompt, or by safe latent
+            diffusion with the preset weak, medium, strong or max.
+        initial: A word that the attack starts from, such as a general noun; random numbers where left out.
+        templates: Captions with {} for a word, which take turns; the word alone where left out.
+        count: Images of the concept by each of its names that are counted; of other words a third of it.
+        steps: Steps of the attack.
+        judge_steps: Steps of the training of the judge.
+        seed: What judge, attack and samples are drawn with.
+        out: Folder of the report and its numbers.
+        json: Print the numbers as JSON instead of text.
+    """
+    from paperweight.audits.erasure_inspection import inspect_erasure
+    from paperweight.cli.bars import Bars
+    from paperweight.reports import write_erasure_report
+
+    with Bars() as bars:
+        found = inspect_erasure(
+            checkpoint,
+            concept=concept,
+            before=before,
+            data=data,
+            control=control,
+            sampler=sampler,
+            initial=initial,
+            templates=templates or ("{}",),
+            count=count,
+            steps=steps,
+            judge_steps=judge_steps,
+            seed=seed,
+            progress=bars.progress(str(checkpoint)),
+        )
+    given = {
+        "concept": concept,
+        "before": before,
+        "data": data,
+        "control": control,
+        "sampler": sampler,
+        "initial": initial,
+        "count": count,
+        "steps": steps,
+        "judge-steps": judge_steps,
+        "seed": seed,
+    }
+    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    options += ["--templates", *templates] if templates else []
+    command = shlex.join(["paperweight", "audit", "erasure", str(checkpoint), *options])
+    report = write_erasure_report(found, out, command)
+    if json:
+        print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
+    else:
+        _print_erasure(found, report)
+    return 1 if found.audit.verdict in ("hidden", "not erased") else 0
+
+
+def _print_audit(found: "Inspection", report: Path) -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from paperweight.bench.wording import number
+
+    result = found.audit
+    colour = "red" if result.alarm else "yellow"
+    with printed() as console:
+        console.print(f"\n[bold {colour}]{result.verdict.upper()}[/bold {colour}]  {shown(result.words())}\n")
+        table = Table(title="Records within a distance of their key", box=SIMPLE, title_justify="left")
+        for title in ("distance", "trained", "expected without memory", "95% range", "held out"):
+            table.add_column(title)
+        for count in result.counts:
+            low, high = count.null.low, count.null.high
+            held_out = f"{count.held_out} of {len(result.held_out)}" if result.held_out else "none"
+            trained = f"{count.trained} of {len(result.trained)}"
+            table.add_row(f"{count.delta:g}", trained, number(count.null.mean), f"{low} to {high}", held_out)
+        console.print(table)
+        if len(result.groups) > 1:
+            table = Table(title="By number of copies", box=SIMPLE, title_justify="left")
+            for title in ("copies", "records", "within 0.05", "expected", "AUC", "AUC without memory", "p"):
+                table.add_column(title)
+            for group in result.groups:
+                low, high = group.auc_null
+                cells = (group.copies, group.records, group.hits, number(group.null.mean), number(group.auc))
+                table.add_row(*map(str, cells), f"{low:.2f} to {high:.2f}", f"{group.p:.2g}")
+            console.print(table)
+        for sentence in result.limits():
+            console.print(shown(sentence), style="dim")
+        console.print(f"Report: {shown(report)}", soft_wrap=True)
+
+
+def _print_erasure(found: "ErasureInspection", report: Path) -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    result = found.audit
+    colour = {"removed": "green", "undecided": "yellow"}.get(result.verdict, "red")
+    with printed() as console:
+        console.print(f"\n[bold {colour}]{result.verdict.upper()}[/bold {colour}]  {shown(result.in_words())}\n")
+        table = Table(title="Right images by word", box=SIMPLE, title_justify="left")
+        for title in ("word", "before", "erased"):
+            table.add_column(title)
+        for word in result.words:
+            old, new = (result.rate(word, erased=erased) for erased in (False, True))
+            table.add_row(shown(word), f"{old.share:.0%}", f"{new.share:.0%}")
+        console.print(table)
+        for sentence in result.limits():
+            console.print(shown(sentence), style="dim")
+        console.print(f"Report: {shown(report)}", soft_wrap=True)

@@ -1,0 +1,139 @@
+"""The commands ``paperweight list`` and ``paperweight show``, which import no torch."""
+
+from paperweight.catalogue import Entry, OfficialResult, find, official_result, select, signatures
+from paperweight.cli.printing import print_json, write
+
+__all__ = ["list_papers", "show"]
+
+_SHOWN = 5
+_VERSIONS = ("python", "torch", "numpy", "scikit-learn")
+
+
+def list_papers(
+    *, field: str | None = None, kind: str | None = None, search: str | None = None, json: bool = False
+) -> None:
+    """List the papers of the library.
+
+    Args:
+        field: Only this research field, such as optim.
+        kind: Only papers that provide this kind, such as optimizer.
+        search: Only papers in whose card all these words occur.
+        json: Print JSON instead of a table.
+    """
+    found = select(field=field, kind=kind, search=search)
+    if json:
+        print_json([_card(entry) for entry in found])
+        return
+    if not found:
+        write("No paper meets these conditions.\n")
+        return
+    width = max(len(entry.stem) for entry in found)
+    for entry in found:
+        paper = entry.paper
+        write(f"{entry.stem:{width}}  {entry.field:16}  {paper.year}  {paper.title}\n")
+    write(f"\n{len(found)} paper{'' if len(found) == 1 else 's'}. More on one: paperweight show NAME\n")
+
+
+def show(name: str, *, json: bool = False) -> None:
+    """Show a paper: its card, what it provides, its claim, and the official result of its study.
+
+    Args:
+        name: Stem of the paper, or a name that it provides.
+        json: Print JSON instead of text.
+    """
+    entry = find(name)
+    official = official_result(entry)
+    if json:
+        result = None if official is None else {**official.record, "stale": official.stale, "changed": official.changed}
+        print_json({**_card(entry), "signatures": signatures(entry), "result": result})
+        return
+    paper = entry.paper
+    lines = [
+        f"{paper.title} ({paper.year})",
+        ", ".join(paper.authors),
+        paper.url,
+        "",
+        f"Claim   {paper.claim}",
+        f"Field   {entry.field}",
+        f"Null    {', '.join(f'{k}={v}' for k, v in paper.null.items()) or 'none'}",
+        "",
+        f"from paperweight.{entry.field} import {', '.join(paper.provides)}",
+        *(f"  {paper.provides[public]:12} {call}" for public, call in signatures(entry).items()),
+        "",
+    ]
+    if official is None:
+        lines.append(
+            f"There is no official result yet. Try the study: paperweight weigh {entry.stem} --first-seed 1000; "
+            f"write the result: paperweight board {entry.stem}"
+        )
+    else:
+        lines += _result(entry, official)
+    write("\n".join(lines) + "\n")
+
+
+def _result(entry: Entry, official: OfficialResult) -> list[str]:
+    measured, concluded = official.measured, official.concluded
+    lines = [
+        f"Official result ({measured['budget']} budget, {len(measured['seeds'])} seeds, {measured['measured_on']}): "
+        f"{concluded['verdict'].upper()}",
+        concluded["words"],
+        f"Limits: {concluded['limits']}",
+    ]
+    lines.append(_measured_with(measured["environment"], "Measured with"))
+    if official.record["renewed"]:
+        last = official.record["renewed"][-1]
+        lines.append(
+            f"Renewed on {last['on']} by a replay at the {last['budget']} budget with seeds "
+            f"{', '.join(map(str, last['seeds']))}, equal bit for bit. "
+            + _measured_with(last["environment"], "Replayed with")
+        )
+    if official.stale:
+        shown = ", ".join(official.changed[:_SHOWN])
+        more = len(official.changed) - _SHOWN
+        lines.append(
+            f"STALE: changed since: {shown}{f' and {more} more' if more > 0 else ''}. Weigh it: paperweight weigh "
+            f"{entry.stem}"
+        )
+    elif "explained" in official.record:
+        lines.append(f"It holds for the code as it is now, by hand: {official.record['explained']['reason']}")
+    return lines
+
+
+def _measured_with(environment: dict[str, str], words: str) -> str:
+    """Return versions and processor, and what of the versions is another one here."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str:
+        if name == "python":
+            return platform.python_version()
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "none"
+
+    shown = [name for name in _VERSIONS if name in environment]
+    parts = [f"{name} {environment[name]}" for name in shown]
+    others = [
+        f"{name} {installed(name)}"
+        for name in shown
+        if installed(name).partition("+")[0] != environment[name].partition("+")[0]
+    ]
+    here = f"; here {', '.join(others)}" if others else ""
+    return f"{words} {', '.join(parts)} on {environment['cpu']}{here}."
+
+
+def _card(entry: Entry) -> dict[str, object]:
+    paper = entry.paper
+    return {
+        "stem": entry.stem,
+        "field": entry.field,
+        "title": paper.title,
+        "authors": paper.authors,
+        "year": paper.year,
+        "url": paper.url,
+        "provides": paper.provides,
+        "claim": paper.claim,
+        "null": paper.null,
+        "builds_on": paper.builds_on,
+    }

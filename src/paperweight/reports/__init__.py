@@ -1,0 +1,38 @@
+"""Reports: one self-contained page for a weighing or an audit, nothing fetched, everything escaped.
+
+The names below are imported when they are first used, so that importing this package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paperweight.reports.erasure import render_erasure, write_erasure_report
+    from paperweight.reports.memorization import render_memorization, write_memorization_report
+    from paperweight.reports.weighing import render_report, render_summary, write_report
+
+__all__ = [
+    "render_erasure",
+    "render_memorization",
+    "render_report",
+    "render_summary",
+    "write_erasure_report",
+    "write_memorization_report",
+    "write_report",
+]
+
+_HOMES = {
+    "render_erasure": "erasure",
+    "render_memorization": "memorization",
+    "render_report": "weighing",
+    "render_summary": "weighing",
+    "write_erasure_report": "erasure",
+    "write_memorization_report": "memorization",
+    "write_report": "weighing",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

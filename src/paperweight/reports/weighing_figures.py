@@ -1,0 +1,145 @@
+# pyright: reportUnknownMemberType=false
+"""The figures of a weighing's report."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+from paperweight.bench.statistics import Comparison
+from paperweight.bench.weighing import Weighing
+from paperweight.reports.drawing import GRID, MUTED, STYLE, colour, drawable, look, new_figure, svg, title
+from paperweight.texts import visible
+
+__all__ = ["curve_figure", "gains_figure", "pairs_figure"]
+
+
+_POINTS = 8_000
+"""Points of all curves of a page: more would make it too large to send."""
+
+
+def _short(name: str) -> str:
+    name = visible(name)
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
+
+def _limits(values: list[float]) -> tuple[float, float]:
+    """Return the range of the finite values and zero, with a margin."""
+    finite = [drawable(value) for value in values if math.isfinite(value)] + [0.0]
+    low, high = min(finite), max(finite)
+    margin = 0.08 * (high - low) or 1e-3
+    return low - margin, high + margin
+
+
+def pairs_figure(weighing: Weighing) -> str:
+    """Return the values of baseline and method, joined by seed."""
+    metric = weighing.study.metrics[weighing.study.headline]
+    arm = weighing.arms.index(weighing.method)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 3.1)
+        for pair in weighing.pairs:
+            values = [math.nan if v is None else drawable(v) for v in (pair.baseline, pair.arm)]
+            axes.plot([0, 1], values, color=MUTED, linewidth=1, zorder=1)
+            axes.scatter([0], values[:1], color=colour(0), s=26, zorder=2)
+            axes.scatter([1], values[1:], color=colour(arm), marker=look(arm).marker, s=26, zorder=2)
+        axes.set_xlim(-0.35, 1.35)
+        axes.set_xticks([0, 1], [_short(weighing.arms[0]), _short(weighing.method)])
+        axes.grid(visible=False, axis="x")
+        unit = f", {metric.unit}" if metric.unit else ""
+        axes.set_title(title(f"{metric.label}{unit} ({metric.better} is better)", 42))
+    return svg(figure, f"{metric.label} of {weighing.arms[0]} and {weighing.method}, one line a seed", "pairs")
+
+
+def gains_figure(weighing: Weighing, metric: str) -> str:
+    """Return every arm's paired gains on a metric, with their mean and interval."""
+    declared = weighing.study.metrics[metric]
+    comparisons = weighing.comparisons(metric)
+    gains = {arm: [p.gain for p in weighing.pairs_of(arm, metric) if p.gain is not None] for arm in comparisons}
+    ends = [end for c in comparisons.values() for end in (c.interval.low, c.interval.high)]
+    low, high = _limits([*ends, *(gain for each in gains.values() for gain in each)])
+    effect = declared.minimal_effect
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 0.95 + (0.52 if len(comparisons) < 7 else 0.38) * len(comparisons))
+        axes.axvspan(max(low, -effect), min(high, effect), color=GRID, alpha=0.6, linewidth=0)
+        axes.axvline(0, color=MUTED, linewidth=1)
+        for row, (arm, comparison) in enumerate(comparisons.items()):
+            _gain_row(axes, row, gains[arm], comparison, row + 1, (low, high))
+        axes.set_xlim(low, high)
+        axes.set_ylim(len(comparisons) - 0.4, -0.6)
+        axes.set_yticks(range(len(comparisons)), [_short(arm) for arm in comparisons])
+        axes.grid(visible=False, axis="y")
+        axes.set_title(title(declared.label, 36))
+        axes.set_xlabel(title(f"gain over {weighing.arms[0]}{f', {declared.unit}' if declared.unit else ''}", 60))
+    return svg(figure, f"paired gains in {declared.label} with intervals, one row an arm", f"gains-{metric}")
+
+
+def _gain_row(
+    axes: Axes, row: int, gains: list[float], comparison: Comparison, arm: int, limits: tuple[float, float]
+) -> None:
+    low, high = limits
+    tone, marker = colour(arm), look(arm).marker
+
+    def inside(value: float) -> float:
+        return min(max(value, low), high)
+
+    places = [row + 0.16] * len(gains)
+    axes.scatter([inside(gain) for gain in gains], places, color=tone, marker=marker, s=14, alpha=0.45, linewidth=0)
+    ends = (comparison.interval.low, comparison.interval.high)
+    axes.plot([inside(end) for end in ends], [row - 0.12] * 2, color=tone, linewidth=2.2, solid_capstyle="butt")
+    for end, arrow in zip(ends, "<>", strict=True):
+        if math.isinf(end):
+            axes.scatter([inside(end)], [row - 0.12], color=tone, marker=arrow, s=40, clip_on=False)
+    if math.isfinite(comparison.gain):
+        axes.scatter([inside(comparison.gain)], [row - 0.12], color=tone, marker=marker, s=34, zorder=3)
+
+
+def curve_figure(weighing: Weighing, name: str, curves: int = 1) -> str:
+    """Return a curve of every arm: the median over seeds, and the range from smallest to largest.
+
+    Args:
+        weighing: The weighing.
+        name: Name of the curve.
+        curves: Number of curves of the page; long ones are thinned out, the fewer points each the more there are.
+    """
+    most = max(20, _POINTS // (curves * len(weighing.arms)))
+    lows: list[float] = []
+    highs: list[float] = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 3.1)
+        for index, arm in enumerate(weighing.arms):
+            by_x: dict[float, list[float]] = defaultdict(list)
+            for seed in weighing.seeds:
+                for x, y in weighing.trial(arm, seed).curves.get(name, ()):
+                    if math.isfinite(x) and math.isfinite(y):
+                        by_x[drawable(x)].append(drawable(y))
+            if not by_x:
+                continue
+            xs, low, middle, high = zip(*_thinned(by_x, most), strict=True)
+            axes.fill_between(xs, low, high, color=colour(index), alpha=0.13, linewidth=0)
+            axes.plot(xs, middle, color=colour(index), linestyle=look(index).line, linewidth=1.7)
+            lows += low
+            highs += high
+        if lows and min(lows) > 0 and max(highs) > 30 * min(lows):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        words, _, x_label = name.rpartition(", by ")
+        axes.set_title(title(words or name, 42))
+        axes.set_xlabel(title(x_label, 60) if words else "")
+    return svg(figure, f"{name}: median over seeds and range, one line an arm", f"curve-{name}")
+
+
+def _thinned(by_x: Mapping[float, Sequence[float]], most: int) -> list[tuple[float, float, float, float]]:
+    """Return place, smallest, median and largest of at most so many groups of neighbouring places."""
+    xs = sorted(by_x)
+    each = -(-len(xs) // most)
+    points: list[tuple[float, float, float, float]] = []
+    for start in range(0, len(xs), each):
+        group = xs[start : start + each]
+        values = [value for x in group for value in by_x[x]]
+        points.append((group[len(group) // 2], min(values), statistics.median(values), max(values)))
+    return points

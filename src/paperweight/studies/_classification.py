@@ -1,0 +1,222 @@
+"""The template of studies of classifiers: train a try, tune on validation images, judge the best on test images."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paperweight.data import LabelledImages, Splits, channel_statistics, normalise
+from paperweight.loops import Evaluation, OnStep, Schedule, Tuned, evaluate_classifier, fit_classifier, loss_curve
+from paperweight.studies._declaration import Outcome
+from paperweight.studies._setting import Setting
+
+__all__ = ["Classification", "Trained", "classification"]
+
+_Sizes = tuple[int, int, int]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A classifier as training left it, evaluated when it is asked for and then once.
+
+    Attributes:
+        data: The parts of the data.
+        model: The classifier.
+        optimizer: What it was trained with.
+        losses: The loss of every step, (steps,); shorter after a divergence.
+    """
+
+    data: Splits
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: Tensor
+
+    @cached_property
+    def validated(self) -> Evaluation:
+        """Its evaluation on the validation images."""
+        return evaluate_classifier(self.model, self.data.validation.images, self.data.validation.labels)
+
+    @cached_property
+    def tested(self) -> Evaluation:
+        """Its evaluation on the test images."""
+        return evaluate_classifier(self.model, self.data.test.images, self.data.test.labels)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """Labelled images in three parts, and what is done with them alike in every arm.
+
+    Attributes:
+        setting: The setting of the run.
+        data: The parts; images normalised by the statistics of the training images, unless told otherwise.
+
+    Example:
+        >>> task = classification(Setting(study="example", seed=0, budget="smoke"), smoke=(100, 20, 50),
+        ...     desk=(500, 100, 500), gpu=(5_000, 1_000, 5_000))
+        >>> len(task.data.train), task.classes
+        (100, 10)
+    """
+
+    setting: Setting
+    data: Splits
+
+    @property
+    def train(self) -> LabelledImages:
+        """The images to train on."""
+        return self.data.train
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image."""
+        return self.data.shape
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.data.classes)
+
+    def network(self, default: Callable[..., nn.Module]) -> nn.Module:
+        """Return a new classifier, the user's or the default, with the same weights at every call."""
+        return self.setting.network(self.shape, self.classes, default=default)
+
+    def fit(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps: int,
+        batch_size: int,
+        labels: Tensor | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        schedule: Schedule | None = None,
+        on_step: OnStep | None = None,
+    ) -> Trained:
+        """Train on the training images, by `paperweight.loops.fit_classifier`; the batches are those of every arm.
+
+        Args:
+            model: The classifier, trained in place.
+            optimizer: Holds its parameters.
+            steps: Number of updates.
+            batch_size: Images a batch.
+            labels: Targets in place of the labels, (N, ...).
+            loss: Maps output and targets of a batch to a scalar.
+            augment: Maps a batch of images to the batch to train on.
+            schedule: Stepped after every update.
+            on_step: Called after every update with its number and loss.
+
+        Returns:
+            What was trained, with the loss of every step.
+        """
+        losses = fit_classifier(
+            model,
+            optimizer,
+            self.train.images,
+            self.train.labels if labels is None else labels,
+            steps=steps,
+            batch_size=batch_size,
+            generator=self.setting.generator("batches"),
+            loss=loss,
+            augment=augment,
+            schedule=schedule,
+            on_step=on_step,
+        )
+        return Trained(self.data, model, optimizer, losses)
+
+    def validate(self, model: nn.Module) -> Evaluation:
+        """Evaluate a classifier on the validation images."""
+        return evaluate_classifier(model, self.data.validation.images, self.data.validation.labels)
+
+    def test(self, model: nn.Module) -> Evaluation:
+        """Evaluate a classifier on the test images."""
+        return evaluate_classifier(model, self.data.test.images, self.data.test.labels)
+
+    def outcome(
+        self,
+        tuned: Tuned[Any],
+        *,
+        metrics: Mapping[str, float],
+        made: Mapping[str, object],
+        of: str = "lr",
+        more_tuned: Mapping[str, Tuned[Any]] | None = None,
+        arguments: Mapping[str, object] | None = None,
+        curves: Mapping[str, list[tuple[float, float]]] | None = None,
+        images: Mapping[str, Tensor] | None = None,
+        losses: Tensor | None = None,
+        tested: Evaluation | None = None,
+    ) -> Outcome:
+        """Return what the run gives, with the sizes of the data, the tries and the course of training.
+
+        Args:
+            tuned: The tries; each a `Trained`, or ``losses`` and ``tested`` are given.
+            metrics: Metric to value.
+            made: What the arm made.
+            of: What was tuned.
+            more_tuned: What else was tuned, by name.
+            arguments: What else the run resolved.
+            curves: More curves.
+            images: Images to show.
+            losses: The losses of the best try, where they are not its own.
+            tested: The evaluation of the best try on test images, where it is not its own.
+        """
+        course: Tensor = tuned.best.losses if losses is None else losses
+        final: Evaluation = tuned.best.tested if tested is None else tested
+        return Outcome(
+            metrics=metrics,
+            made=made,
+            tuned={of: tuned, **(more_tuned or {})},
+            arguments={
+                **(arguments or {}),
+                "training_images": len(self.train),
+                "test_images": len(self.data.test),
+                "image_shape": " x ".join(map(str, self.shape)),
+            },
+            curves={
+                "training loss, by step": loss_curve(course),
+                **(curves or {}),
+            },
+            images=images or {},
+            correct=final.correct,
+        )
+
+
+def classification(
+    setting: Setting,
+    *,
+    smoke: _Sizes,
+    desk: _Sizes,
+    gpu: _Sizes,
+    default: str = "digits",
+    max_side: int = 32,
+    normalised: bool = True,
+) -> Classification:
+    """Return the user's images or a default set, split by the seed.
+
+    Args:
+        setting: The setting of the run.
+        smoke: Numbers of training, validation and test images at the smoke budget.
+        desk: The same at the desk budget.
+        gpu: The same on a GPU.
+        default: Name of the set that is used where the user gives no data.
+        max_side: Larger images are resized to at most this many pixels a side.
+        normalised: Whether images get mean 0 and standard deviation 1 a channel, by the training images.
+
+    Returns:
+        The images, on the run's device, with what studies do with them.
+    """
+    train, validation, test = setting.pick(smoke=smoke, desk=desk, gpu=gpu)
+    data = setting.images(default=default, train=train, validation=validation, test=test, max_side=max_side)
+    if normalised:
+        statistics = channel_statistics(data.train.images)
+
+        def scaled(part: LabelledImages) -> LabelledImages:
+            return LabelledImages(normalise(part.images, *statistics), part.labels)
+
+        data = replace(data, train=scaled(data.train), validation=scaled(data.validation), test=scaled(data.test))
+    return Classification(setting, data)

@@ -1,0 +1,113 @@
+"""Pixels of any depth: what becomes 0 and 255, over a whole set, and the note that says so."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.data.corpus import npz, tree
+
+from paperweight.data import load_images
+from paperweight.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAPERWEIGHT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def _loaded(root: Path, values: list[float], kind: Any) -> tuple[list[int], tuple[str, ...]]:
+    """Return what two images become that hold the given values and, each, another of them in all other pixels."""
+    x = np.zeros((2, 4, 4), kind)
+    x[0] = values[0]
+    x[1] = values[-1]
+    x[1, 0, : len(values)] = np.array(values, kind)
+    data = load_images(npz(root, x=x, y=[0, 1]))
+    return data.train.images[1, 0, 0, : len(values)].tolist(), data.notes
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "bytes_"),
+    [
+        ("uint16", [0, 2048, 4095], [0, 128, 255]),
+        ("int16", [0, 2000, 3900], [0, 125, 243]),
+        ("uint16", [0, 512, 1023], [0, 128, 255]),
+        ("uint16", [0, 8191, 16383], [0, 127, 255]),
+        ("uint16", [0, 128, 30000], [0, 0, 117]),
+        ("int64", [0, 100, 255], [0, 100, 255]),
+        ("uint16", [0, 100, 200], [0, 100, 200]),
+        ("uint8", [0, 1], [0, 255]),
+        ("bool", [False, True], [0, 255]),
+        ("uint8", [0, 1, 2, 3], [0, 85, 170, 255]),
+        ("uint8", [0, 8, 16], [0, 128, 255]),
+        ("float64", [0.0, 8.0, 16.0], [0, 128, 255]),
+        ("uint8", [0, 17, 90], [0, 17, 90]),
+        ("uint32", [0, 50_000, 100_000], [0, 128, 255]),
+        ("int16", [-1000, 1000, 3000], [0, 128, 255]),
+        ("int64", [-1000, 0, 3080], [0, 62, 255]),
+        ("float32", [-1024.0, 0.0, 3056.0], [0, 64, 255]),
+        ("float32", [0.0, 0.5, 0.8], [0, 128, 204]),
+        ("float32", [-1.0, 0.0, 0.6], [0, 128, 204]),
+        ("float32", [-0.01, 0.0, 1.0], [0, 3, 255]),
+        ("float64", [0.0, 100.0, 255.0], [0, 100, 255]),
+        ("float32", [0.0, 99.5, 254.5], [0, 100, 254]),
+        ("float32", [0.0, 0.02, 0.04], [0, 128, 255]),
+        ("float32", [-2.0, 0.0, 2.0], [0, 128, 255]),
+    ],
+)
+def test_pixels_are_scaled_by_the_range_of_the_set(
+    kind: str, values: list[float], bytes_: list[int], tmp_path: Path
+) -> None:
+    found, notes = _loaded(tmp_path, values, kind)
+    assert found == bytes_
+    unsaid = [("uint8", [0, 17, 90]), ("int64", [0, 100, 255]), ("uint16", [0, 100, 200]), ("float32", [0.0, 0.5, 0.8])]
+    assert bool(notes) is ((kind, values) not in unsaid)
+    if notes:
+        assert notes[0].startswith("pixels of 2 images, from ")
+
+
+def test_train_and_test_share_one_range(tmp_path: Path) -> None:
+    dark, bright = np.full((2, 4, 4), 100, np.uint16), np.full((2, 4, 4), 4000, np.uint16)
+    dark[:, 0, 0] = 0
+    data = load_images(npz(tmp_path, x=dark, y=[0, 1], x_test=bright, y_test=[0, 1]))
+    assert data.test is not None
+    assert (int(data.train.images.max()), int(data.test.images.max())) == (6, 249)  # 100 and 4000 of 4095
+    assert data.notes[0] == "pixels of 4 images, from 0 to 4000, were scaled so that 0 to 4095 became 0 to 255"
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "values", "bytes_"),
+    [
+        ("uint16", ".png", [0, 1023], [0, 255]),
+        ("uint16", ".tif", [0, 4000], [0, 249]),
+        ("int32", ".tif", [-1000, 3000], [0, 255]),
+        ("float32", ".tif", [0.0, 0.5], [0, 128]),
+        ("uint8", ".png", [0, 1], [0, 255]),
+    ],
+)
+def test_files_are_scaled_by_the_range_of_the_set(
+    kind: str, suffix: str, values: list[float], bytes_: list[int], tmp_path: Path
+) -> None:
+    tree(tmp_path, {"a/": b"", "b/": b""})
+    for name, value in zip("ab", values, strict=True):
+        Image.fromarray(np.full((4, 6), value, kind)).save(tmp_path / f"{name}/1{suffix}")
+    data = load_images(tmp_path)
+    assert data.train.images[:, 0, 0, 0].tolist() == bytes_
+
+
+def test_large_images_of_many_bits_keep_their_range_when_they_shrink(tmp_path: Path) -> None:
+    x = np.zeros((2, 80, 80), np.uint16)
+    x[1, :, 40:] = 4095
+    images = load_images(npz(tmp_path, x=x, y=[0, 1]), max_side=8).train.images
+    assert images[1, 0, 4].tolist()[:3] + images[1, 0, 4].tolist()[5:] == [0, 0, 0, 255, 255, 255]
+    colour = np.stack([x, x // 2, np.zeros_like(x)], axis=3)
+    assert load_images(npz(tmp_path, x=colour, y=[0, 1]), max_side=8).train.images[1, :, 4, 7].tolist() == [255, 127, 0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    x = np.zeros((2, 4, 6), np.float32)
+    x[1, 2, 3] = value
+    with pytest.raises(InputError, match=r"x\[1\] holds NaN or infinite pixels"):
+        load_images(npz(tmp_path, x=x, y=[0, 1]))
