@@ -108,11 +108,13 @@ def test_the_sources_are_those_of_the_first_revision_that_has_what_was_executed(
 ):
     trees = {"a" * 40: SourceTree(tmp_path), "c" * 40: here()}
     monkeypatch.setattr(Revisions, "tree", lambda self, revision: trees[revision])
+    monkeypatch.setattr(renewal, "is_known", lambda _, revision: revision in trees)
     monkeypatch.setattr(renewal, "revisions_of", lambda *_: ["c" * 40])
     assert revisions.measured(record(SAME), tmp_path)[0] == "c" * 40
     assert revisions.measured(record(SAME, revision="c" * 40 + "+"), tmp_path)[0] == "c" * 40
     renewed = {**record(OLD), "renewed": [{"to": "c" * 40, "units": SAME}]}
     assert revisions.measured(renewed, tmp_path)[0] == "c" * 40
+    assert revisions.measured(record(SAME, revision="d" * 40), tmp_path)[0] == "c" * 40, "not in this history"
     with pytest.raises(ValueError, match="no revision has the code of the result"):
         revisions.measured(record(OLD), tmp_path)
 

@@ -690,7 +690,13 @@ table("clash of names", "c=x,c,y\n1,x,1.5\n2,z,2.5\n", "x.csv, column 'c'", "tak
 table("constant target", "a,y\n1,5\n2,5\n", "target column 'y'", "5 in every row")
 table("unknown target", NUMBERS, "x.csv has no column 'z'", "a, b, y", column="z")
 table("target of dates", "a,y\n1,2020-01-01\n2,2020-01-02\n", "target column 'y' holds dates")
-table("too many words", "a,y\n" + "".join(f"w{i},{i}.5\n" for i in range(99)), "column 'a'", "99 different values")
+table(
+    "too many words",
+    "a,y\n" + "".join(f"w{i // 2},{i}.5\n" for i in range(198)),
+    "column 'a'",
+    "99 different values",
+)
+table("only names", "a,y\n" + "".join(f"w{i},{i}.5\n" for i in range(99)), "no feature", "column a holds another text")
 table(
     "one word among numbers", "a,y\n" + "".join(f"{i}.5,{i}.5\n" for i in range(99)) + "oops,1.5\n", "'oops' in row 100"
 )

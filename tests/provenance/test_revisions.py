@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from paperweight.errors import InputError
-from paperweight.provenance import checked_out, revision, revisions_of
+from paperweight.provenance import checked_out, is_known, revision, revisions_of
 
 
 def git(folder: Path, *words: str) -> str:
@@ -43,6 +43,8 @@ def test_a_revision_says_whether_sources_differ_from_it(checkout: Path, tmp_path
 def test_older_sources_are_given_and_leave_no_trace(checkout: Path):
     newest, first = revisions_of(checkout, checkout / "src" / "paperweight" / "code.py")
     assert revisions_of(checkout, checkout / "notes.md") == [first]
+    assert is_known(checkout, first)
+    assert not is_known(checkout, "0" * 40)
     with checked_out(checkout, first) as old, checked_out(checkout, newest) as new:
         place = old.package
         assert old.digest("code:run") != new.digest("code:run") != ""

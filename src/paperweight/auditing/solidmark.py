@@ -104,14 +104,14 @@ def key_likelihood(
     asked = given[rows.to(given.device)] if isinstance(given, Tensor) else given and [given[row] for row in rows]
     eps = predicted_noise(model, asked, len(latents))
     last = len(model.schedule) - 1
-    errors = torch.zeros(count * grid, device=latents.device)
+    errors = torch.zeros(count * grid, device=latents.device, dtype=torch.promote_types(latents.dtype, torch.float32))
     for time in torch.linspace(0.1, 0.6, times).tolist():
         index = round(time * last)
         t = model.schedule.times[index].expand(len(latents)).to(latents.device)
         for _ in range(repeats):
             noise = normal(latents[::grid], generator).repeat_interleave(grid, dim=0)
             z = add_noise(latents, noise, model.schedule.abar[index].item())
-            errors += (eps(z, t) - noise).square().flatten(1).mean(dim=1)
+            errors += (eps(z, t).to(errors) - noise.to(errors)).square().flatten(1).mean(dim=1)
     return keys, errors.view(count, grid) / (times * repeats)
 
 
@@ -125,6 +125,7 @@ def recall_keys(
     readout: Readout = "replace",
     repeats: int = 1,
     steps: int | None = None,
+    guidance: float = 1.0,
     batch_size: int = 256,
     progress: Callable[[int, int], object] | None = None,
 ) -> Tensor:
@@ -165,19 +166,28 @@ def recall_keys(
         raise ValueError(f"repeats and batch_size must be at least 1, got {repeats} and {batch_size}")
     size = max(1, batch_size // 40) if readout == "likelihood" else batch_size
     mask = mark.pixels((images.shape[1], images.shape[2], images.shape[3]))
-    estimates = images.new_empty(repeats, len(images))
+    estimates = images.new_empty(repeats, len(images), dtype=torch.promote_types(images.dtype, torch.float32))
     for repeat in range(repeats):
         for start in range(0, len(images), size):
             part = slice(start, start + size)
             asked = None if given is None else given[part]
             if readout == "likelihood":
                 keys, errors = key_likelihood(model, images[part], mark, generator=generator, given=asked)
-                best = (errors == errors.amin(dim=1, keepdim=True)).float().cpu()
+                best = (errors == errors.amin(dim=1, keepdim=True)).float().to(generator.device)
                 chosen = torch.multinomial(best, 1, generator=generator)[:, 0]
                 estimates[repeat, part] = keys[chosen.to(keys.device)]
             else:
                 blank, passes = mark.blank(images[part]), 5 if readout == "resample" else 1
-                filled = outpaint(model, blank, mask, given=asked, steps=steps, passes=passes, generator=generator)
+                filled = outpaint(
+                    model,
+                    blank,
+                    mask,
+                    given=asked,
+                    steps=steps,
+                    passes=passes,
+                    guidance=guidance,
+                    generator=generator,
+                )
                 estimates[repeat, part] = mark.read(filled)
             if progress is not None:
                 progress(repeat * len(images) + min(start + size, len(images)), repeats * len(images))

@@ -27,6 +27,7 @@ from paperweight.provenance import (
     checked_out,
     differences,
     here,
+    is_known,
     replay,
     revision,
     revisions_of,
@@ -82,8 +83,8 @@ class Revisions:
     def measured(self, record: Mapping[str, Any], path: Path) -> tuple[str, SourceTree]:
         """Return the revision whose code a result was measured, or last renewed, with.
 
-        It is the one that the result names, or, where that had changes, one of those that changed the result's file,
-        as a paper's files come in one commit.
+        It is the one that the result names, or, where that had changes or is not in this history, one of those that
+        changed the result's file, as a paper's files come in one commit.
 
         Args:
             record: The result.
@@ -95,8 +96,8 @@ class Revisions:
         named, units = _last_known(record)
         known = [named.removesuffix("+")] if named else []
         for candidate in [*known, *revisions_of(self.checkout, path)]:
-            tree = self.tree(candidate)
-            if not changed(tree, units):
+            tree = self.tree(candidate) if is_known(self.checkout, candidate) else None
+            if tree is not None and not changed(tree, units):
                 return candidate, tree
         raise InputError(f"no revision has the code of the result {path.name}; weigh it again")
 

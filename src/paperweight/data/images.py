@@ -52,25 +52,32 @@ class ImageData:
 
 
 def load_images(
-    source: str | Path, *, max_side: int = 64, progress: Callable[[int, int], None] | None = None
+    source: str | Path,
+    *,
+    max_side: int = 64,
+    labelled: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
-    """Load labelled images.
+    """Load images and their labels.
 
     Images that share one size with no side above `max_side` keep it. Otherwise the centred square of each is resized
     with antialiasing, to `max_side`, or to the median shorter side if no image reaches `max_side`. There is one
-    channel if every image is stored as grey, else three. What is decoded is cached under `cache_root()`.
+    channel if every image is stored as grey, else three. Pixels of other depths than 8 bits are scaled by the range
+    that the whole set uses, and a note says how. What is decoded is cached under `cache_root()`.
 
     Args:
-        source: The embedded set "digits"; the name of a folder under the folder that the environment variable
-            `PAPERWEIGHT_DATA` names; or a path: a folder with one folder of images for each class, or with
-            `train` and `test` folders of such; a Parquet file, or a folder with `train.parquet` and `test.parquet`
-            or shards of them, in the Hugging Face layout (columns `image` and `label`); an `.npz` file with arrays
-            `x` and `y`, and maybe `x_test` and `y_test`, where floats lie in [0, 1] and 16 bits become 8.
+        source: An embedded set, "digits", "glyphs" or as `is_embedded` says; the name of a folder under the folder
+            that the environment variable `PAPERWEIGHT_DATA` names; or a path: a folder with one folder of images for
+            each class, or with folders of such for training, tests and validation, under their usual names; a Parquet
+            file, or a folder of them, as data hubs lay them out (columns `image` and `label` or their like); an `.npz`
+            file with arrays `x` and `y`, and maybe `x_test` and `y_test`, or as Keras and MedMNIST name them; a folder
+            of IDX files, as of MNIST, or of CIFAR's binary batches.
         max_side: The largest height and width, in pixels.
+        labelled: Whether images without classes, or of only one, are refused; else those without are of one class.
         progress: Called now and then while images are decoded, with how many are done and how many there are.
 
     Raises:
-        InputError: If the source is missing, damaged, unlabelled, or not a set of at least two classes.
+        InputError: If the source is missing, damaged, or not labelled with at least two classes though it must be.
 
     Example:
         >>> data = load_images("digits")
@@ -83,23 +90,26 @@ def load_images(
         return _data(str(source), embedded(str(source)))
     try:
         path = find(source)
-        opened = open_source(path)
+        opened = open_source(path, labelled=labelled)
         key = entry_key(opened.files, max_side)
-        entry = read_entry(key) or write_entry(key, _build(opened, max_side, progress))
+        entry = read_entry(key) or write_entry(key, _build(opened, path, max_side, progress))
     except OSError as error:
         raise InputError(
             f"{error.filename or source} cannot be read ({error.strerror or error}); correct that"
         ) from error
-    return _data(path.absolute().name, entry)
+    if labelled and len(entry.classes) < 2:
+        only = ", ".join(map(repr, entry.classes))
+        raise InputError(f"{path} holds only one class ({only}); classification needs images of at least two")
+    return _data(path.absolute().name, entry, opened.notes)
 
 
-def _data(name: str, entry: Entry) -> ImageData:
+def _data(name: str, entry: Entry, notes: tuple[str, ...] = ()) -> ImageData:
     parts = {
         part: ImageSet(entry.arrays[f"{part}_images"], entry.arrays[f"{part}_labels"])
         for part in ("train", "test")
         if f"{part}_images" in entry.arrays
     }
-    return ImageData(parts["train"], parts.get("test"), entry.classes, name, entry.fingerprint, entry.notes)
+    return ImageData(parts["train"], parts.get("test"), entry.classes, name, entry.fingerprint, (*notes, *entry.notes))
 
 
 def _build(source: Source, path: Path, max_side: int, progress: Callable[[int, int], None] | None) -> Entry:

@@ -30,6 +30,7 @@ def split_images(data: ImageData, *, train: int, validation: int, test: int, gen
 
     Where the source has a test part, `test` is drawn from it, and `train` and `validation` from the rest; otherwise
     all three come from the one pool. Where a pool holds fewer images than asked for, its parts shrink in proportion.
+    An image that is there several times is drawn once at most, and not for training if it is in the source's test part.
 
     Args:
         data: The images to draw from.
@@ -56,34 +57,48 @@ def split_images(data: ImageData, *, train: int, validation: int, test: int, gen
         least = 1 if part == "train" else 0
         if not isinstance(size, int) or size < least or 0 < size < len(data.classes):
             rule = f"at least {len(data.classes)}, one for each class" + ("" if least else ", or 0")
-            raise InputError(f"{part} must be {rule}, got {size!r}")
+            room = min((n for n in sizes.values() if isinstance(n, int) and n > 0), default=0)
+            raise InputError(
+                f"{part} must be {rule}, got {size!r} where {data.name} has {len(data.classes)} classes; ask for more "
+                f"images, as a larger budget does, or give at most {room} classes, as a folder of links to so many does"
+            )
     if data.test is None:
-        drawn = _draw(data.train, sizes, data.classes, generator)
+        drawn = _draw(
+            data.train, first_of_each(data.train.images) == np.arange(len(data.train)), sizes, data.classes, generator
+        )
     else:
-        drawn = _draw(data.train, {"train": train, "validation": validation}, data.classes, generator)
-        drawn |= _draw(data.test, {"test": test}, data.classes, generator)
+        first = first_of_each(data.test.images, data.train.images)
+        free = first == np.arange(len(first))
+        asked = {"train": train, "validation": validation}
+        drawn = _draw(data.train, free[len(data.test) :], asked, data.classes, generator)
+        drawn |= _draw(data.test, free[: len(data.test)], {"test": test}, data.classes, generator)
     _, channels, height, width = data.train.images.shape
     return Splits(drawn["train"], drawn["validation"], drawn["test"], data.classes, (channels, height, width))
 
 
 def _draw(
-    pool: ImageSet, sizes: dict[str, int], classes: tuple[str, ...], generator: torch.Generator
+    pool: ImageSet, free: np.ndarray, sizes: dict[str, int], classes: tuple[str, ...], generator: torch.Generator
 ) -> dict[str, LabelledImages]:
-    """Draw parts of the given sizes from one pool."""
-    counts = np.bincount(pool.labels, minlength=len(classes))
+    """Draw parts of the given sizes from the free images of one pool."""
+    counts = np.bincount(pool.labels[free], minlength=len(classes))
     asked = {part: size for part, size in sizes.items() if size > 0}
-    if counts.min() < len(asked):
-        few = int(counts.argmin())
+    few = [
+        f"{name!r} has {n} image{'' if n == 1 else 's'}"
+        for name, n in zip(classes, counts, strict=True)
+        if n < len(asked)
+    ]
+    if few:
+        copies = " (an image counts once, and not for training if it is in the test part)" if not free.all() else ""
         raise InputError(
-            f"class {classes[few]!r} has {counts[few]} images to draw {', '.join(asked)} from, but needs at least "
-            f"{len(asked)}; add images, leave the class out, or ask for fewer parts"
+            f"class {brief(few)} to draw {', '.join(asked)} from, but needs at least {len(asked)}{copies}; add "
+            "images, leave such classes out, or ask for fewer parts"
         )
     wanted = np.array(list(asked.values()))
-    total = min(int(wanted.sum()), len(pool))
+    total = min(int(wanted.sum()), int(counts.sum()))
     least = np.full(len(wanted), len(classes))
     shrunk = _share(total, wanted, least, wanted) if asked else wanted
     order = [torch.randperm(int(n), generator=generator).numpy() for n in counts]
-    members = [np.flatnonzero(pool.labels == index)[order[index]] for index in range(len(classes))]
+    members = [np.flatnonzero(free & (pool.labels == index))[order[index]] for index in range(len(classes))]
     used = np.zeros_like(counts)
     drawn = {}
     for index, part in enumerate(asked):

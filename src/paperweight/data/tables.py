@@ -91,7 +91,8 @@ def load_table(source: str | Path, *, target: str | None = None) -> Table:
             features |= coded
             notes += [f"column {name} {note}"] if note else []
     if not features:
-        raise InputError(f"{path} holds no feature beside the target {chosen!r}; add a column of numbers or text")
+        said = f" ({'; '.join(notes)})" if notes else ""
+        raise InputError(f"{path} holds no feature beside the target {chosen!r}{said}; add a column of numbers or text")
     matrix = np.stack(list(features.values()), axis=1)
     names = tuple(features)
     mark = fingerprint({"features": matrix, "target": values}, (*names, "", *classes))

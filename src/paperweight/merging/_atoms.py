@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from paperweight.errors import InputError
 
-__all__ = ["BLANK", "FIXED", "Atoms", "Record", "Seen", "column", "grid", "settled", "spread"]
+__all__ = ["BLANK", "FIXED", "Atoms", "Record", "Seen", "column", "grid", "narrowed", "settled", "spread", "varies"]
 
 BLANK = 0
 """Label of a constant that is the same for every unit, such as padding."""
@@ -61,16 +61,29 @@ class Atoms:
         self.blocks: list[tuple[str, Tensor]] = []
         self.asked: list[Tensor] = []
 
-    def axis(self, key: str, axis: int, role: Literal["out", "in", "statistic"]) -> Tensor:
-        """Give the atoms of an axis of a parameter or buffer; a parameter of several names has them once."""
-        return self._record(key, axis, role, self._value(key).shape[axis : axis + 1])
+    def key(self, value: Tensor) -> str | None:
+        """Give the name of a parameter or buffer; None for any other tensor."""
+        return next(iter(self.names.get(id(value), ())), None)
 
-    def elements(self, key: str) -> Tensor:
+    def axis(self, value: Tensor, axis: int, role: Literal["out", "in", "statistic"]) -> Tensor:
+        """Give the atoms of an axis of a parameter or buffer; one of several names has them once."""
+        return self._record(value, axis, role, value.shape[axis : axis + 1])
+
+    def elements(self, value: Tensor) -> Tensor:
         """Give the atoms of all elements of a parameter or buffer that is added or multiplied as it is."""
-        value = self._value(key)
         if value.ndim == 1:
-            return self.axis(key, 0, "out")
-        return self._record(key, None, "out", value.shape)
+            return self.axis(value, 0, "out")
+        return self._record(value, None, "out", value.shape)
+
+    def fresh(self, count: int) -> Tensor:
+        """Make atoms of no parameter, for what a network numbers itself, such as heads."""
+        self.count += count
+        return torch.arange(self.count - count, self.count)
+
+    def whole(self, labels: Tensor) -> None:
+        """Say that elements are taken together, such as in a sum, so that they change places among themselves only."""
+        self.records[-self.count, None] = Record((), 0, "in", labels.flatten())
+        self.count += 1
 
     def tie(self, a: Tensor, b: Tensor) -> Tensor:
         """Say of two label tensors that their elements belong together; give the labels of the sum of both."""
@@ -95,22 +108,16 @@ class Atoms:
         self.tie(labels, spread(found, labels.shape, axes))
         return settled(found)
 
-    def _value(self, key: str) -> Tensor:
-        if key not in self.state:
-            rule = "parameters must stand in the state dict as the layer uses them"
-            raise InputError(f"{rule}, {key} does not; remove parametrizations and weight norms first")
-        return self.state[key]
-
     def _record(
-        self, key: str, axis: int | None, role: Literal["out", "in", "statistic"], shape: Sequence[int]
+        self, value: Tensor, axis: int | None, role: Literal["out", "in", "statistic"], shape: Sequence[int]
     ) -> Tensor:
-        identity = id(self._value(key))
+        identity = id(value)
         if (identity, axis) not in self.records:
             if any(number == identity and (axis is None) != (other is None) for number, other in self.records):
-                raise InputError(f"{key} must be used either as weights or element by element, not both; split it")
+                name = self.key(value)
+                raise InputError(f"{name} must be used either as weights or element by element, not both; split it")
             count = math.prod(shape)
-            atoms = torch.arange(self.count, self.count + count).view(tuple(shape))
-            self.count += count
+            atoms = self.fresh(count).view(tuple(shape))
             self.records[identity, axis] = Record(tuple(self.names[identity]), axis, role, atoms)
         return self.records[identity, axis].atoms
 
@@ -133,6 +140,20 @@ def spread(labels: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
 def settled(labels: Tensor) -> Tensor:
     """Turn blanks into what keeps its place, as a layer with weights does."""
     return torch.where(labels == BLANK, FIXED, labels)
+
+
+def varies(value: Tensor, axis: int) -> bool:
+    """Tell whether a tensor is not the same all along an axis."""
+    return value.shape[axis] > 1 and value.stride(axis) != 0 and bool((value != value.narrow(axis, 0, 1)).any())
+
+
+def narrowed(labels: Tensor) -> Tensor:
+    """Give labels that hold each axis along which they are the same once, expanded."""
+    small = labels
+    for axis in range(labels.ndim):
+        if small.shape[axis] > 1 and not varies(small, axis):
+            small = small.narrow(axis, 0, 1)
+    return small.expand(labels.shape)
 
 
 def column(labels: Tensor, roots: Tensor) -> tuple[int, Tensor] | None:

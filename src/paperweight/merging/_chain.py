@@ -5,10 +5,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from paperweight.errors import InputError
 from paperweight.merging._draft import Draft, finished
-from paperweight.merging._layers import POOLS
 from paperweight.merging.groups import Group
 
 __all__ = ["chain_groups"]
+
+_POOLS = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Upsample),
+)
 
 
 def chain_groups(model: nn.Module, layers: tuple[type[nn.Module], ...]) -> tuple[Group, ...]:
@@ -38,7 +43,7 @@ def chain_groups(model: nn.Module, layers: tuple[type[nn.Module], ...]) -> tuple
             draft.make(model, name)
         elif isinstance(module, _BatchNorm) and draft is not None:
             draft.make(model, name)
-        elif isinstance(module, POOLS) and draft is not None and draft.point is None:
+        elif isinstance(module, _POOLS) and draft is not None and draft.point is None:
             draft.look(name)
         elif next(module.parameters(), None) is not None:
             known = ", ".join(layer.__name__ for layer in layers)

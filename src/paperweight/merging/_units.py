@@ -14,7 +14,7 @@ from paperweight.errors import InputError
 from paperweight.merging._atoms import BLANK, FIXED, Atoms, Record, Seen, column
 from paperweight.merging.groups import Group, Place, Point
 
-__all__ = ["groups_of"]
+__all__ = ["groups_of", "reads"]
 
 _Units = dict[int, tuple[tuple[int, ...], ...]]
 """For each unit the places that it has, as (line, times) and (layer with blocks, -1 or number of its block)."""
@@ -33,9 +33,7 @@ def groups_of(atoms: Atoms, seen: Sequence[Seen]) -> tuple[Group, ...]:
     Raises:
         InputError: If the blocks of two layers do not fit together.
     """
-    ties = torch.cat([*atoms.ties, torch.empty(2, 0, dtype=torch.int64)], dim=1).numpy()
-    links = coo_array((np.ones(ties.shape[1]), (ties[0], ties[1])), shape=(atoms.count, atoms.count))
-    roots = torch.from_numpy(connected_components(links, directed=False)[1].astype(np.int64))
+    roots = _roots(atoms)
     still = {int(roots[BLANK]), int(roots[FIXED])}
     lines: list[tuple[Record, int, Tensor]] = []
     for record in atoms.records.values():
@@ -54,12 +52,29 @@ def groups_of(atoms: Atoms, seen: Sequence[Seen]) -> tuple[Group, ...]:
     units = {unit: (*where, *notes.get(unit, ())) for unit, where in places.items()}
     groups: dict[str, Group] = {}
     for kinds in _alike(units, blocks):
-        group = _group(kinds, lines, views, roots, atoms)
+        touched = [[lines[line] for line, _ in units[kind[0][0]] if line >= 0] for kind in kinds]
+        group = _group(kinds, touched, views, roots, atoms)
         twin = sum(name.partition("#")[0] == group.name for name in groups)
         group = replace(group, name=f"{group.name}#{twin + 1}") if twin else group
         if group.size > 1:
             groups[group.name] = group
     return tuple(groups.values())
+
+
+def reads(atoms: Atoms, labels: Tensor) -> bool:
+    """Tell whether some layer reads units of a label tensor."""
+    roots = _roots(atoms)
+    units = roots[labels.unique()]
+    units = units[(units != roots[BLANK]) & (units != roots[FIXED])]
+    read = [record.atoms for record in atoms.records.values() if record.role == "in" and record.keys]
+    return bool(torch.isin(units, roots[torch.cat(read)]).any()) if read else False
+
+
+def _roots(atoms: Atoms) -> Tensor:
+    """Give for each atom the number of its unit."""
+    ties = torch.cat([*atoms.ties, torch.empty(2, 0, dtype=torch.int64)], dim=1).numpy()
+    links = coo_array((np.ones(ties.shape[1]), (ties[0], ties[1])), shape=(atoms.count, atoms.count))
+    return torch.from_numpy(connected_components(links, directed=False)[1].astype(np.int64))
 
 
 def _blocks(
@@ -85,11 +100,11 @@ def _blocks(
             if len(old) > 1 or old & used or twice:
                 rule = "blocks of heads and of normalization groups must not overlap"
                 raise InputError(f"{rule}, those of {name} do with others; write the graph down with Group and Place")
-            found = old.pop() if old else count
+            chosen = old.pop() if old else count
             count += 1
-            used.add(found)
+            used.add(chosen)
             for unit in own:
-                block[unit] = found
+                block[unit] = chosen
                 notes.setdefault(unit, []).append((-1 - layer, number if common - still else -1))
     return block, notes
 
@@ -112,20 +127,20 @@ def _alike(units: _Units, blocks: dict[int, int]) -> list[list[list[list[int]]]]
 
 def _group(
     kinds: list[list[list[int]]],
-    lines: Sequence[tuple[Record, int, Tensor]],
+    lines: Sequence[Sequence[tuple[Record, int, Tensor]]],
     views: Sequence[tuple[Seen, int, Tensor]],
     roots: Tensor,
     atoms: Atoms,
 ) -> Group:
     """Build a group from the units of its blocks and kinds."""
-    shape = Group("", len(kinds[0]), tuple(len(found[0]) for found in kinds), (), ())
+    shape = Group("", len(kinds[0]), tuple(len(kind[0]) for kind in kinds), (), ())
     places: list[Place] = []
     points: list[Point] = []
-    for numbers, found in zip(shape.units(), kinds, strict=True):
+    for numbers, kind, touched in zip(shape.units(), kinds, lines, strict=True):
         rank = torch.full((int(roots.max()) + 1,), -1)
-        rank[torch.tensor(found)] = torch.arange(numbers.numel()).view(numbers.shape)
+        rank[torch.tensor(kind)] = torch.arange(numbers.numel()).view(numbers.shape)
         units = numbers.flatten()
-        for record, axis, line in lines:
+        for record, axis, line in touched:
             index = _index(rank[roots[line]], len(units))
             if index is not None:
                 places += [Place(key, axis, record.role, units, index) for key in record.keys]
@@ -143,6 +158,7 @@ def _points(
     best: Point | None = None
     most = (False, 0)
     pairs: dict[int, Point] = {}
+    own = [(number, atoms) for number, atoms in enumerate(asked) if (rank[roots[atoms]] >= 0).any()]
     for view, axis, line in views:
         numbers = rank[roots[line]]
         index = _index(numbers, len(units))
@@ -151,7 +167,7 @@ def _points(
         values = (view.side == "input", view.labels.numel() // len(line) * index.shape[1])
         if values >= most:
             best, most = Point(view.module, view.side, axis, units, index), values
-        for number, atoms in enumerate(asked):
+        for number, atoms in own:
             some = _index(torch.where(torch.isin(line, atoms), numbers, -1), len(units))
             if some is not None:
                 pairs[number] = Point(view.module, view.side, axis, units, some)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from paperweight.errors import InputError
+from paperweight.merging._batches import batches
 from paperweight.merging.graph import PermutationGraph
 from paperweight.merging.groups import Group, Point
 
-__all__ = ["activation_correlation", "batches", "call", "evaluating"]
+__all__ = ["activation_correlation", "evaluating"]
 
 
 def activation_correlation(
@@ -67,7 +68,7 @@ def activation_correlation(
         seen = [stack.enter_context(_observed(model, graph)) for model in models]
         for inputs in batches(data):
             for model in models:
-                call(model, inputs)
+                inputs.call(model)
             for group in graph.groups:
                 for number in range(len(group.points)):
                     maps = [record.pop((group.name, number)) for record in seen]
@@ -94,26 +95,6 @@ def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
             module.training = mode
 
 
-def batches(data: Iterable[Any]) -> Iterator[Tensor]:
-    """Give the inputs of each batch.
-
-    Args:
-        data: Batches of inputs, or of tuples that begin with them.
-
-    Raises:
-        InputError: If a batch is neither, or there is none.
-    """
-    empty = True
-    for batch in data:
-        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if not isinstance(inputs, Tensor):
-            raise InputError(f"data must give tensors, or tuples that begin with one, got {type(batch).__name__}")
-        empty = False
-        yield inputs
-    if empty:
-        raise InputError("data must have at least one batch, got none; an iterator can be used only once, give a list")
-
-
 @contextmanager
 def _observed(model: nn.Module, graph: PermutationGraph) -> Iterator[dict[tuple[str, int], Tensor]]:
     """Record at every call of the model what its units are at each point, (units, images and places)."""
@@ -134,7 +115,7 @@ def _observe(
 ) -> RemovableHandle:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if point.side == "output":
-            value = output
+            value = output[0] if isinstance(output, tuple) else output
         elif point.side == "input":
             value = args[0] if args else next(iter(kwargs.values()))
         else:
@@ -165,10 +146,9 @@ def _rows(value: Tensor, point: Point) -> Tensor:
     return rows.index_select(0, point.index.flatten().to(rows.device)).view(len(point.units), -1)
 
 
-def call(model: nn.Module, inputs: Tensor) -> None:
-    """Call a model with inputs, which are moved to its device."""
-    parameter = next(model.parameters(), None)
-    model(inputs if parameter is None else inputs.to(parameter.device))
+def _rows_of(reference: int | None, size: int) -> slice:
+    """Give which rows are the reference's among those of all models, so many for each; all without a reference."""
+    return slice(None) if reference is None else slice(reference * size, (reference + 1) * size)
 
 
 class _Moments:
@@ -229,8 +209,3 @@ def _correlation(group: Group, moments: Sequence[_Moments], models: int, referen
     correlation = torch.where(live[rows, None] & live, total / torch.outer(scale[rows], scale), 0).clamp(-1, 1)
     correlation[:, rows].diagonal()[live[rows]] = 1
     return correlation
-
-
-def _rows_of(reference: int | None, size: int) -> slice:
-    """Give which rows are the reference's among those of all models, so many for each; all without a reference."""
-    return slice(None) if reference is None else slice(reference * size, (reference + 1) * size)

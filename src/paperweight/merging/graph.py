@@ -1,7 +1,7 @@
 """The permutation graph of a network: its groups of units, traced from the network or written down."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -29,6 +29,8 @@ class PermutationGraph:
 
     Args:
         groups: The groups in the order in which the network makes them.
+        shown: For each output of the network that shows units which its layers read, too, the names of the groups that
+            these would be in: they keep their order, so that the output does.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -40,27 +42,41 @@ class PermutationGraph:
     """
 
     groups: tuple[Group, ...]
+    shown: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @classmethod
-    def trace(cls, model: nn.Module, example_input: Tensor | Sequence[Tensor]) -> "PermutationGraph":
-        """Find the groups of a network with `torch.fx`.
+    def trace(
+        cls,
+        model: nn.Module,
+        example_input: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
+        output: str | int | None = None,
+    ) -> "PermutationGraph":
+        """Find the groups of a network by a run on an example.
 
-        Each row of each axis of each parameter is followed through the network; operations tie rows to one another. The
-        result is tried out: a random permutation must not change the output.
+        Each row of each axis of each parameter is followed through the network; functions tie rows to one another. The
+        result is tried out: a random permutation must not change the output. Branches are taken as the example takes
+        them.
 
-        Known are linear layers, convolutions (depthwise ones, too), embeddings, all usual normalizations, what works
-        element by element or moves elements, pooling, residuals, concatenation, `scaled_dot_product_attention`,
-        `MultiheadAttention`, `TransformerEncoderLayer` and `TransformerEncoder`. Tied weights may be tied.
+        Known, as functions and so in any module, are linear layers, convolutions, embeddings, all usual normalizations,
+        what works element by element or moves elements, pooling, residuals, concatenation, attention and products of
+        matrices. Tied weights may be tied. A convolution in groups keeps the order of the inputs of each group; the
+        groups may change places. Units are observed at inputs and outputs of modules: where pooling is a function and
+        no module, after it.
 
         Args:
             model: The network; it is not changed.
-            example_input: What it is called with, of any batch size; several arguments as a sequence.
+            example_input: What it is called with, of any batch size; several arguments as a sequence, or by name.
+            output: Key, field or number of the output that must be kept, where the network has several; what the others
+                show may change its order. None for all.
 
         Raises:
-            InputError: If the network cannot be traced or has a layer that is not known.
+            InputError: If the network cannot be run or has an operation that is not known.
         """
-        arguments = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
-        return cls(trace_groups(model, arguments))
+        model = getattr(model, "_orig_mod", model)
+        if isinstance(example_input, Mapping):
+            return cls(*trace_groups(model, (), example_input, output))
+        args = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
+        return cls(*trace_groups(model, args, {}, output))
 
     @classmethod
     def for_mlp(cls, model: nn.Module) -> "PermutationGraph":

@@ -1,6 +1,7 @@
 """One network from several: matched, permuted, averaged, repaired."""
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from paperweight.errors import InputError
-from paperweight.merging.activations import activation_correlation, batches
+from paperweight.merging._batches import batches
+from paperweight.merging.activations import activation_correlation, evaluating
 from paperweight.merging.graph import PermutationGraph
 from paperweight.merging.matching import match_correlations, match_weights
 from paperweight.merging.repair import has_batchnorm, repair_batchnorm, rescale
 from paperweight.merging.state import check_alike, check_weights, mean_state, permuted
 from paperweight.merging.zipit import match_zipit, zip_states
+from paperweight.nets.plain import computed_weight
 
 __all__ = ["MergeInfo", "merge"]
 
@@ -49,32 +52,38 @@ def merge(
     weights: Sequence[float] | None = None,
     matching: Matching = "activation",
     data: Iterable[Any] | None = None,
-    example_input: Tensor | Sequence[Tensor] | None = None,
+    example_input: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None = None,
     repair: Literal["bn", "rescale"] | None = "bn",
+    output: str | int | None = None,
 ) -> tuple[nn.Module, MergeInfo]:
     """Merge networks of one architecture into one: match their units, permute them, average, and repair statistics.
 
-    The units of the first model stay where they are. No model is changed.
+    The units of the first model stay where they are. No model is changed. Units that an output shows while layers read
+    them, too, cannot be matched: a warning names them, or an error if nothing else can be matched.
 
     Args:
-        models: The models, trained from one initialization or from several.
+        models: The models, trained from one initialization or from several; compiled ones are merged as what they
+            compile.
         graph: Their groups; None to trace the first model.
         weights: Weight of each model, which sum to 1; None for equal ones. What has weight 0 is left out, so
             (1, 0) gives the first model, bit for bit, before repair.
         matching: ``"activation"`` for the largest sum of correlations over data; ``"weight"`` for that of inner
             products of weights, without data; ``"zipit"`` for greedy merges across and within models; ``"none"`` for
             the plain average.
-        data: Batches of inputs, or of tuples that begin with them, which can be gone through more than once; labels
-            are not used. Needed for ``"activation"``, ``"zipit"`` and for repair.
+        data: Batches of inputs, of tuples that begin with them, or of tensors by name, which can be gone through more
+            than once; labels are not used. Needed for ``"activation"``, ``"zipit"`` and for repair.
         example_input: What the models are called with, for tracing; None for the first batch of data.
         repair: ``"bn"`` to recompute the running statistics of batch normalization, if there are any; ``"rescale"`` to
             restore mean and standard deviation of the units of a network without; None for neither.
+        output: Key, field or number of the output that counts, where the network has several and the order of what the
+            others show does not matter, such as hidden units; None for all.
 
     Returns:
         The merged model, in the mode of the first, and how it came about.
 
     Raises:
-        InputError: If models differ in their architecture, weights do not sum to 1, or data are needed and missing.
+        InputError: If models differ in their architecture or compute their weights, weights do not sum to 1, data are
+            needed and missing, or nothing can be matched because the outputs show the units.
 
     Example:
         >>> models = [nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)) for _ in range(2)]
@@ -86,6 +95,9 @@ def merge(
     weights = check_weights(weights, len(models))
     if matching == "zipit" and min(weights) < 0:
         raise InputError(f'weights must not be negative for matching "zipit", got {weights}')
+    models = [getattr(model, "_orig_mod", model) for model in models]
+    for computed in filter(None, map(computed_weight, models)):
+        raise InputError(f"models must have plain weights, {computed}")
     states = [model.state_dict() for model in models]
     check_alike(states)
     if data is not None and iter(data) is data:
@@ -96,7 +108,9 @@ def merge(
         raise InputError(f"data must be given for matching {matching!r} with repair {repair!r}; {remedy}")
     if graph is None:
         known = matching == "none" and repair != "rescale"
-        graph = PermutationGraph(()) if known else _trace(models[0], data, example_input)
+        graph = PermutationGraph(()) if known else _trace(models[0], data, example_input, output)
+    if graph.shown and matching != "none":
+        _tell(graph)
     info = _match(models, graph, weights, matching, () if data is None else data)
     if matching == "zipit":
         used = [number for number, weight in enumerate(weights) if weight]
@@ -148,13 +162,29 @@ def _matched(
 
 
 def _trace(
-    model: nn.Module, data: Iterable[Any] | None, example_input: Tensor | Sequence[Tensor] | None
+    model: nn.Module,
+    data: Iterable[Any] | None,
+    example_input: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | None,
+    output: str | int | None,
 ) -> PermutationGraph:
     if example_input is None and data is not None:
-        example_input = next(batches(data))[:2]
+        inputs = next(batches(data)).first(2)
+        with evaluating([model]):
+            inputs.call(model)
+        args, named = inputs.arguments(model)
+        example_input = named or args
     if example_input is None:
         raise InputError("example_input must be given where there are neither graph nor data, got None")
-    return PermutationGraph.trace(model, example_input)
+    return PermutationGraph.trace(model, example_input, output)
+
+
+def _tell(graph: PermutationGraph) -> None:
+    """Say which units keep their order because an output shows them."""
+    shown = "; ".join(f"{name!r} shows those of {', '.join(units)}" for name, units in graph.shown.items())
+    remedy = "name the output that counts with output=, or merge models that return it alone"
+    if not graph.groups:
+        raise InputError(f"models must have units that no output shows, but {shown}; {remedy}")
+    warnings.warn(f"units that outputs show are averaged as they are: {shown}; {remedy}", stacklevel=3)
 
 
 def _with(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

@@ -1,7 +1,7 @@
 """Repair of the statistics of a merged network: running statistics recomputed, or mean and spread of units restored."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from paperweight.errors import InputError
-from paperweight.merging.activations import batches, call, evaluating
+from paperweight.merging._batches import batches, joined
+from paperweight.merging.activations import evaluating
 from paperweight.merging.graph import PermutationGraph
 from paperweight.merging.state import check_weights
 
@@ -25,15 +26,17 @@ def has_batchnorm(model: nn.Module) -> bool:
 def repair_batchnorm(model: nn.Module, data: Iterable[Any]) -> None:
     """Replace the running statistics of batch normalization by the mean of those of the batches of data, in place.
 
+    Each batch counts by its number of samples; one of a single sample, which has no variance, is joined to a neighbour.
     Only batch normalization is in training mode meanwhile, so that nothing random is drawn; afterwards every module is
-    in the mode that it was in. Without batch normalization nothing is done.
+    in the mode that it was in, and after an error the statistics are as they were. Without batch normalization nothing
+    is done.
 
     Args:
         model: The model.
-        data: Batches of inputs, or of tuples that begin with them.
+        data: Batches of inputs, of tuples that begin with them, or of tensors by name.
 
     Raises:
-        InputError: If there is no batch.
+        InputError: If there is no batch, or the model cannot be called with one.
 
     Example:
         >>> model = nn.Sequential(nn.BatchNorm1d(1))
@@ -45,14 +48,19 @@ def repair_batchnorm(model: nn.Module, data: Iterable[Any]) -> None:
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    with evaluating([model]):
+    statistics = [{name: value.clone() for name, value in layer.named_buffers(recurse=False)} for layer in layers]
+    with evaluating([model]), ExitStack() as stack:
         try:
             for layer in layers:
                 layer.reset_running_stats()
-                layer.momentum = None
                 layer.training = True
-            for inputs in batches(data):
-                call(model, inputs)
+                stack.callback(layer.register_forward_pre_hook(_counting()).remove)
+            for inputs in joined(data):
+                inputs.call(model)
+        except BaseException:
+            for layer, old in zip(layers, statistics, strict=True):
+                layer.load_state_dict(old, strict=False)
+            raise
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
@@ -76,7 +84,7 @@ def rescale(
         model: The merged model, changed in place.
         models: The models, permuted so that their units are matched.
         graph: Their groups.
-        data: Batches of inputs, or of tuples that begin with them, which can be gone through more than once.
+        data: Batches of inputs, of tuples that begin with them, or of tensors by name, more than once the same.
         weights: Weight of each model, which sum to 1; None for equal ones.
 
     Raises:
@@ -100,6 +108,18 @@ def rescale(
     for name in goal:
         mean, std = _statistics(model, {name: layers[name]}, data)[name]
         _fold(model.get_submodule(name), layers[name], goal[name], (mean, std))
+
+
+def _counting() -> Callable[[_BatchNorm, tuple[Tensor, ...]], None]:
+    """Make a hook that gives each batch of a layer the share of all samples so far as its momentum."""
+    samples = 0
+
+    def count(layer: _BatchNorm, args: tuple[Tensor, ...]) -> None:
+        nonlocal samples
+        samples += len(args[0])
+        layer.momentum = len(args[0]) / samples
+
+    return count
 
 
 def _tracking(model: nn.Module) -> list[_BatchNorm]:
@@ -127,7 +147,7 @@ def _statistics(
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
     with evaluating([model]), _listening(model, layers, sums):
         for inputs in batches(data):
-            call(model, inputs)
+            inputs.call(model)
     return {name: (mean, (square / count).sqrt()) for name, (count, mean, square) in sums.items()}
 
 

@@ -156,7 +156,7 @@ def check_weights(weights: Sequence[float] | None, count: int) -> tuple[float, .
         InputError: If there is nothing to average, or not one finite weight for each, or they do not sum to 1.
     """
     if count < 1:
-        raise InputError("models must be at least 1, got none")
+        raise InputError("models must hold at least one, got none")
     if weights is None:
         return (1 / count,) * count
     numbers = tuple(float(weight) for weight in weights)

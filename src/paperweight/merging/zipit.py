@@ -21,6 +21,9 @@ def match_zipit(
     network may be merged, too, up to a share of its merges. With more than two networks the factor keeps pairs from
     growing while single units are left, so that the last ones may find none that is alike.
 
+    The authors' code allows one merge within a network where ``beta`` comes to less than one; here it allows none, as
+    the paper's budget is a bound.
+
     Args:
         correlation: What `activation_correlation` gives for M models.
         graph: Their groups, each of one block of one kind.

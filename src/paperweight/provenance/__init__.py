@@ -7,7 +7,7 @@ the hashes of the units that its trials executed, and is stale once one of them 
 from paperweight.provenance.comparison import Replay, differences, replay
 from paperweight.provenance.own import note_own_files, own_files, unchanged_files
 from paperweight.provenance.recording import Recording, recording, running
-from paperweight.provenance.revisions import checked_out, revision, revisions_of
+from paperweight.provenance.revisions import checked_out, is_known, revision, revisions_of
 from paperweight.provenance.units import SourceTree, changed, file_digest, here
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "differences",
     "file_digest",
     "here",
+    "is_known",
     "note_own_files",
     "own_files",
     "recording",

@@ -9,7 +9,7 @@ from pathlib import Path
 from paperweight.errors import InputError
 from paperweight.provenance.units import SourceTree
 
-__all__ = ["checked_out", "revision", "revisions_of"]
+__all__ = ["checked_out", "is_known", "revision", "revisions_of"]
 
 
 def revision(checkout: Path) -> str:
@@ -28,6 +28,14 @@ def revision(checkout: Path) -> str:
 def revisions_of(checkout: Path, file: Path) -> list[str]:
     """Return the revisions that changed a file, the newest first."""
     return _git(checkout, "log", "--format=%H", "--", str(file)).split()
+
+
+def is_known(checkout: Path, revision: str) -> bool:
+    """Tell whether a checkout's repository holds a revision."""
+    try:
+        return bool(_git(checkout, "cat-file", "-t", f"{revision}^{{commit}}"))
+    except InputError:
+        return False
 
 
 @contextmanager

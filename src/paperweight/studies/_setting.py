@@ -130,8 +130,10 @@ class Setting:
                 max_side=max_side,
                 progress=None if progress is None else lambda done, total: progress("decoding images", done, total),
             )
+            splits = split_images(
+                images, train=train, validation=validation, test=test, generator=self.generator("data")
+            )
         self.data_hashes[images.name] = images.fingerprint
-        splits = split_images(images, train=train, validation=validation, test=test, generator=self.generator("data"))
         counts = " / ".join(str(len(part)) for part in (splits.train, splits.validation, splits.test))
         names = ", ".join(splits.classes[:10]) + (", ..." if len(splits.classes) > 10 else "")
         self.notes.append(

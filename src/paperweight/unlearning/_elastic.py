@@ -88,7 +88,9 @@ def fisher_diagonal(
     student = copied(model)
     with fine_tuned(student, "all") as weights:
         conditions = student.condition(given, len(x)).detach()
-        squares = [torch.zeros_like(weight) for weight in weights]
+        squares = [
+            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) for weight in weights
+        ]
         for pair in zip(x, conditions, strict=True):
             student.network.zero_grad()
             for part in chosen.split(batch_size):
@@ -96,7 +98,7 @@ def fisher_diagonal(
                 losses = losses_of(student, sample, condition, part, generator)
                 (losses.sum() * (total / len(chosen))).backward()
             for square, weight in zip(squares, weights, strict=True):
-                square += 0 if weight.grad is None else weight.grad.square() / len(x)
+                square += 0 if weight.grad is None else weight.grad.to(square).square() / len(x)
         return dict(zip(parameter_group(student.network, "all"), squares, strict=True))
 
 

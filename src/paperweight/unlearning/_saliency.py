@@ -53,7 +53,11 @@ def saliency_mask(
     sums: list[Tensor] | None = None
     for batch in batches:
         gradients = torch.autograd.grad(loss(model, batch), [*weights.values()], allow_unused=True)
-        dense = [torch.zeros_like(w) if g is None else g for w, g in zip(weights.values(), gradients, strict=True)]
+        dense = [
+            torch.zeros_like(w, dtype=wide) if g is None else g.to(wide)
+            for w, g in zip(weights.values(), gradients, strict=True)
+            for wide in (torch.promote_types(w.dtype, torch.float32),)
+        ]
         sums = dense if sums is None else [total + g for total, g in zip(sums, dense, strict=True)]
     if sums is None:
         raise ValueError("batches must hold at least one batch, got none")
