@@ -401,6 +401,18 @@ def test_words_say_where_secondary_comparisons_are_too_many_for_the_pairs() -> N
     assert "secondary comparisons" not in weighing().words()
 
 
+def test_words_name_the_arms_that_a_method_which_helps_is_not_shown_to_beat() -> None:
+    def varied(arm: str, seed: int, fields: dict[str, Any]) -> None:
+        gains = {"base": 0.0, "method": 1.0, "above": 1.25, "below": 0.5, "near": 1.0 - (-1) ** seed * 0.5}
+        fields.update(metrics={"score": seed + gains.get(arm, 1.0), "loss": 0.0})
+
+    arms = ("base", "method", "above", "below", "near", "alike")
+    said = "It is not shown to beat above (worse by 0.25), near (the same), alike (the same)."
+    assert said in weighing(varied, arms=arms).words()
+    assert "shown to beat" not in weighing(varied, arms=("base", "method", "below")).words()
+    assert "shown to beat" not in weighing(varied, arms=("method", "base", "above")).words(), "it hurts"
+
+
 def official(*, stale: bool = False, **changes: Any) -> OfficialResult:
     return OfficialResult(weighing(**changes).record(), ("a unit",) if stale else ())
 

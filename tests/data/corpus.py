@@ -400,6 +400,13 @@ refused("pipe called PNG", lambda root: _pipe(root, "a/2.png"), "a/2.png is neit
 refused("pipe called Parquet", lambda root: _pipe(root, "x.parquet") / "x.parquet", "x.parquet is neither")
 refused("broken link to a set", lambda root: _linked(root, "gone", "c") / "c", "c is neither", "broken link")
 refused("name that no file can have", lambda root: "\ud800", "no data set is named")
+refused(
+    "set that is not here",
+    lambda root: "CIFAR-10",
+    "available: digits, glyphs",
+    "https://huggingface.co/datasets/uoft-cs/cifar10",
+    "glyphs, glyphs-colour need no files",
+)
 refused("single image", lambda root: tree(root, {"1.png": PNG}) / "1.png", "1.png is a single image")
 for _suffix, _format in {
     ".h5": "HDF5",

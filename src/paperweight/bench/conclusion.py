@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from paperweight.bench.choices import Edge, edges
-from paperweight.bench.statistics import Comparison, Verdict, compare, pairs_needed
+from paperweight.bench.statistics import Comparison, Verdict, compare, mean, pairs_needed, typical_value_interval
 from paperweight.bench.wording import number
 from paperweight.errors import InputError
 from paperweight.studies import Metric, Study
@@ -139,6 +139,22 @@ class Conclusion:
         ratios = [other / one for done, one, other in both if done and one and other is not None]
         return statistics.median(ratios) if ratios else None
 
+    @property
+    def unbeaten(self) -> dict[str, float]:
+        """The other arms that a method which helps is not shown to beat, with its mean gain on each.
+
+        It beats an arm where the interval of their differences on the headline metric, taken alone, lies above zero.
+        """
+        if self.verdict != "helps":
+            return {}
+        declared, own = self.study.metrics[self.study.headline], self.values(self.method, self.study.headline)
+        gains = {
+            arm: [_gain(*both, declared) for both in zip(self.values(arm, self.study.headline), own, strict=True)]
+            for arm in self.arms[1:]
+            if arm != self.method
+        }
+        return {arm: mean(found) for arm, found in gains.items() if not typical_value_interval(found).low > 0}
+
     def words(self) -> str:
         """Return the verdict in a few sentences: direction, size, interval, cost, and what stands against it."""
         arms = (self.arms[0], self.method)
@@ -149,6 +165,7 @@ class Conclusion:
         sentences = [
             f"{self.method} against {self.arms[0]}: {self._size()}.",
             self._reason(),
+            self._rivals(),
             f"It takes {cost:.2f} times the computing time of the baseline." if cost else "",
             f"{failed} of its {2 * len(self.seeds)} trials failed or diverged; see below." if failed else "",
             *(edge.words() for edge in self.edges if edge.arm in arms),
@@ -191,6 +208,13 @@ class Conclusion:
                 f"effect of {smallest}."
             )
         return f"The data neither show an effect nor rule out one of {smallest}."
+
+    def _rivals(self) -> str:
+        rivals = [
+            f"{arm} ({'better' if gain > 0 else 'worse'} by {number(abs(gain))})" if gain else f"{arm} (the same)"
+            for arm, gain in self.unbeaten.items()
+        ]
+        return f"It is not shown to beat {', '.join(rivals)}." if rivals else ""
 
     def secondary_words(self) -> str:
         """Return a sentence where the secondary comparisons are too many for so few pairs, and else nothing."""

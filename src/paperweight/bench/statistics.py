@@ -30,6 +30,7 @@ __all__ = [
     "compare",
     "example_interval",
     "holm",
+    "mean",
     "pairs_needed",
     "sign_flip_p",
     "typical_value_interval",
@@ -238,12 +239,18 @@ def _verdict(interval: Interval, p_adjusted: float, minimal_effect: float) -> Ve
     return "inconclusive"
 
 
-def _mean(differences: Sequence[float | None]) -> float:
+def mean(differences: Sequence[float | None]) -> float:
+    """Return the mean of the known finite differences, 0 where it is no more than rounding; not a number without any.
+
+    Example:
+        >>> mean([0.5, None, 1.5])
+        1.0
+    """
     known = [d for d in differences if d is not None and math.isfinite(d)]
     largest = max(map(abs, known), default=0.0)
     scale = _scale(largest)
-    mean = math.fsum(d / scale for d in known) / len(known) * scale if known else math.nan
-    return 0.0 if abs(mean) <= _ROUNDING * largest else mean
+    average = math.fsum(d / scale for d in known) / len(known) * scale if known else math.nan
+    return 0.0 if abs(average) <= _ROUNDING * largest else average
 
 
 def compare(
@@ -279,7 +286,7 @@ def compare(
         smallest = minimal_effects[key[0]]
         verdict = _verdict(interval, adjusted[key], smallest)
         comparisons[key] = Comparison(
-            _mean(differences), interval, p_values[key], adjusted[key], key == primary, smallest, verdict
+            mean(differences), interval, p_values[key], adjusted[key], key == primary, smallest, verdict
         )
     return comparisons
 
@@ -302,6 +309,6 @@ def example_interval(pairs: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]
         Interval(low=0.0, high=0.0, coverage=0.95)
     """
     differences = [arm.astype(np.float64) - baseline.astype(np.float64) for baseline, arm in pairs]
-    mean = float(np.mean([d.mean() for d in differences]))
+    centre = float(np.mean([d.mean() for d in differences]))
     error = math.sqrt(sum(float(d.var(ddof=1)) / len(d) for d in differences)) / len(differences)
-    return Interval(mean - 1.959964 * error, mean + 1.959964 * error, CONFIDENCE)
+    return Interval(centre - 1.959964 * error, centre + 1.959964 * error, CONFIDENCE)

@@ -10,6 +10,13 @@ from paperweight.files import expanded
 
 __all__ = ["available", "data_root", "find"]
 
+_PUBLISHED = {  # Parquet files in the layout that `load_images` reads
+    "mnist": "https://huggingface.co/datasets/ylecun/mnist",
+    "fashion_mnist": "https://huggingface.co/datasets/zalando-datasets/fashion_mnist",
+    "cifar10": "https://huggingface.co/datasets/uoft-cs/cifar10",
+    "cifar100": "https://huggingface.co/datasets/uoft-cs/cifar100",
+}
+
 
 def data_root() -> Path | None:
     """Return the folder that holds named sets, from the environment variable ``PAPERWEIGHT_DATA``.
@@ -78,7 +85,9 @@ def find(source: str | Path) -> Path:
         raise InputError(f"{path} does not exist; check the path")
     near = difflib.get_close_matches(str(source), available(), n=3, cutoff=0.6)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    published = _PUBLISHED.get(str(source).lower().replace("-", "_").replace("cifar_", "cifar"))
+    where = f"Download it from {published} into a folder {source}" if published else f"Put it into a folder {source}"
     raise InputError(
-        f"no data set is named {source!r}{hint}; available: {', '.join(available())}. "
-        "Set PAPERWEIGHT_DATA to a folder of data sets, or give a path"
+        f"no data set is named {source!r}{hint}; available: {', '.join(available())}. {where} in the "
+        f"folder that PAPERWEIGHT_DATA names, or give a path; {', '.join(EMBEDDED)} need no files"
     )
