@@ -1,11 +1,14 @@
 """Replays: what they compare, and that a real one notices a fault in shared code and nothing else."""
 
+import importlib
 import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.overrides import TorchFunctionMode
 
 from paperweight.errors import InputError
 from paperweight.provenance import Replay, SourceTree, changed, differences, here, replay
@@ -90,3 +93,19 @@ def test_a_replay_notices_a_fault_in_shared_code_and_passes_over_harmless_change
     file.write_text(text.replace("nn.ReLU()", "nn.ELU()").replace("F.relu(", "F.elu("), "utf-8")
     (said,) = differences(now, replay(SourceTree(tmp_path), "infobatch", ["all"], [0], "smoke"))
     assert "outputs and weights are not computed any more" in said
+
+
+def test_what_a_traced_model_computes_is_noted_unseen_by_the_tracer():
+    class Tracer(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    noted: set[int] = set()
+    seen: list[str] = []
+    with Tracer():
+        outputs = torch.ones(2) + 1
+        importlib.import_module("paperweight.provenance.replay")._note(noted, [outputs])
+    assert "add" in seen
+    assert "cpu" not in seen
+    assert len(noted) == 1

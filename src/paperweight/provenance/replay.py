@@ -115,8 +115,9 @@ def _note(computed: set[int], values: Any) -> None:
             _note(computed, value)
     elif isinstance(values, torch.Tensor):
         try:
-            flat = values.detach().cpu().contiguous().flatten().view(torch.uint8)
-            computed.add(zlib.crc32(flat.numpy().data, len(values.shape)))
+            with torch._C.DisableTorchFunction():  # a model that is traced by its functions must not see these
+                flat = values.detach().cpu().contiguous().flatten().view(torch.uint8)
+                computed.add(zlib.crc32(flat.numpy().data, len(values.shape)))
         except (RuntimeError, TypeError):
             return
 
