@@ -2,10 +2,10 @@
 # foolbox 3.3.4 with torch 2.13.0, on a CPU.
 #
 # An attack is asked for adversarial images of a model and returns them. One would guess that the model is left as it was, since
-# the package works on any framework's models and needs gradients of the images only. Its gradients with respect to the weights stay
-# behind, and add up from attack to attack. In adversarial training in the usual order (zero_grad, attack, loss, backward, step) the
-# step then follows the sum of the training gradient and the gradients of all attack steps, which point the other way. Calling zero_grad
-# after the attack, or switching off requires_grad of the weights meanwhile, avoids it.
+# gradients of the images are all that it needs. Its gradients with respect to the weights stay behind, and add up from attack to
+# attack. In adversarial training in the usual order (zero_grad, attack, loss, backward, step) the step then follows the sum of the
+# training gradient and those of all steps of the attack: sixteen times as long in this case, which adaptive optimizers hide and plain
+# ones turn into another learning rate. Calling zero_grad after the attack, or freezing the weights meanwhile, avoids it.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -46,5 +46,5 @@ print(f"norm of the weights' gradient after one attack {once.norm():.3f}, after 
 print(f"training gradient {training.norm():.3f}; after zero_grad, attack, backward {weight.grad.norm():.3f}, cosine {cosine:.3f}")
 assert once.norm() > 0
 assert torch.allclose(twice, 2 * once, rtol=1e-4)
-assert not torch.allclose(weight.grad, training, rtol=0.1)
+assert weight.grad.norm() > 5 * training.norm()
 EOF
