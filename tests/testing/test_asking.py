@@ -7,7 +7,7 @@ from torch import Tensor
 
 from paperweight.testing import CheckReport, check_optimizer
 from paperweight.testing.asking import ask, is_refusal, refusing
-from paperweight.testing.report import NotApplicable
+from paperweight.testing.report import CheckFailure, NotApplicable
 
 
 def inapplicable(report: CheckReport) -> dict[str, str]:
@@ -64,6 +64,38 @@ class GradientsFirst(Momentum):
             raise RuntimeError("closure must be given, got None")
         if all(p.grad is None for group in self.param_groups for p in group["params"]):
             raise RuntimeError("gradients must be there before step")
+        return super().step(closure)
+
+
+class LossAsValue(Momentum):
+    """Takes from its closure the loss alone, of gradients that are there."""
+
+    def step(self, closure=None):
+        if closure is None:
+            raise RuntimeError("closure must give the loss, got None")
+        with torch.no_grad():
+            loss = closure()
+        super().step()
+        return loss
+
+
+class StartsLate(Momentum):
+    """Its first ten steps of a parameter only gather gradients."""
+
+    def update(self, p, lr):
+        steps = self.state[p].setdefault("steps", torch.zeros(()))
+        steps += 1
+        direction = self.direction(p)
+        if steps > 10:
+            p.sub_(lr * direction)
+
+
+class OneStepSize(Momentum):
+    """Takes groups, but refuses in its step that they differ in their step size."""
+
+    def step(self, closure=None):
+        if len({group["lr"] for group in self.param_groups}) > 1:
+            raise RuntimeError("lr must be the same in all groups")
         return super().step(closure)
 
 
@@ -165,6 +197,8 @@ WITHOUT = {
     FillsStateFirst: set(),
     SecondDerivatives: {"check_steps_plainly"},
     SparseOnly: {"check_steps_plainly"},
+    StartsLate: set(),
+    OneStepSize: {"check_groups_have_own_lr"},
     NoStepSize: {"check_zero_lr_is_identity", "check_groups_have_own_lr"},
     PositiveStepSize: {"check_zero_lr_is_identity"},
 }
@@ -178,6 +212,12 @@ def test_what_is_refused_in_words_is_not_applicable_and_the_rest_is_checked(make
     assert all(inapplicable(report).values())
 
 
+def test_a_closure_that_is_called_without_gradients_is_a_fault_where_it_is_the_only_way():
+    report = check_optimizer(LossAsValue)
+    assert failed(report) == {"check_closure"}
+    assert inapplicable(report).keys() == {"check_steps_plainly"}
+
+
 def test_the_reason_is_the_objects_own():
     assert inapplicable(check_optimizer(MatricesOnly))["check_takes_every_shape"] == (
         "it refuses parameters of shapes (), (1,), (2,), (7,), (2, 3, 3, 3): "
@@ -185,7 +225,7 @@ def test_the_reason_is_the_objects_own():
     )
     assert inapplicable(check_optimizer(ClosureOnly)) == {
         "check_steps_plainly": "it refuses a plain step: step must be given its argument closure",
-        "check_groups_have_own_lr": "it refuses two groups of parameters: params must be one group",
+        "check_groups_have_own_lr": "it refuses groups with different lr: params must be one group",
         "check_added_group_is_stepped": "it refuses a second group of parameters: params must be one group",
     }
     assert inapplicable(check_optimizer(PositiveStepSize)) == {
@@ -291,10 +331,14 @@ def test_a_refusal_is_raised_by_the_objects_own_raise():
     def ends_early():
         raise KeyError("lr")
 
+    def fails_a_check():
+        raise CheckFailure("it moved", "leave it")
+
     assert is_refusal(caught(refuses))
     assert not is_refusal(caught(asserts))
     assert not is_refusal(caught(looks_up))
     assert not is_refusal(caught(ends_early))
+    assert not is_refusal(caught(fails_a_check))
     assert not is_refusal(caught(lambda: torch.ones(2) @ torch.ones(3)))
     assert not is_refusal(caught(lambda: torch.nn.functional.nll_loss(torch.ones(2, 3), torch.ones(3))))
     assert not is_refusal(caught(lambda: torch.nn.functional.interpolate(torch.ones(1, 1, 2))))  # torch's own raise

@@ -15,7 +15,7 @@ from paperweight.kinds import Optimizer
 from paperweight.testing.optimizing import MakeOptimizer, Part, Way, advance, backward, build
 from paperweight.testing.problems import SHAPES, Problem
 from paperweight.testing.randomness import seeded
-from paperweight.testing.report import NotApplicable
+from paperweight.testing.report import CheckFailure, NotApplicable
 
 __all__ = ["Taken", "ask", "is_refusal", "refusing", "takes_lr"]
 
@@ -27,9 +27,11 @@ _WAYS = (
     Way(closure=True),
     Way(graph=True),
     Way(closure=True, before=False, graph=True),
+    Way(closure=True, value=True),
     Way(sparse=True),
 )
 _TRIED_STEPS = 3
+_NO_REFUSALS = (AssertionError, LookupError, AttributeError, ImportError, ArithmeticError, CheckFailure, NotApplicable)
 
 
 @final
@@ -140,10 +142,11 @@ def is_refusal(error: Exception) -> bool:
     """Say whether an exception is a refusal: raised by a ``raise`` of the object's own, not by what it called.
 
     Args:
-        error: What was raised, a `ValueError`, `TypeError`, `RuntimeError` or `NotImplementedError` if a refusal.
+        error: What was raised.
 
     Returns:
-        Whether it is one. What torch raises outside ``torch.optim`` is none, nor is an ``assert``.
+        Whether it is one. What torch raises outside ``torch.optim`` is none, nor is a failed ``assert``, look-up,
+        import or division.
 
     Example:
         >>> try:
@@ -158,7 +161,7 @@ def is_refusal(error: Exception) -> bool:
         False
     """
     trace = error.__traceback__
-    if trace is None or not isinstance(error, ValueError | TypeError | RuntimeError):
+    if trace is None or isinstance(error, _NO_REFUSALS):
         return False
     while trace.tb_next is not None:
         trace = trace.tb_next

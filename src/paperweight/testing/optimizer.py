@@ -395,7 +395,7 @@ def check_groups_have_own_lr(make: MakeOptimizer) -> None:
 
     Raises:
         CheckFailure: If after some steps one has not moved or both have moved alike.
-        NotApplicable: If it has no ``lr``, or refuses two groups.
+        NotApplicable: If it has no ``lr``, or refuses groups that differ in it.
 
     Example:
         >>> check_groups_have_own_lr(torch.optim.SGD)
@@ -407,15 +407,15 @@ def check_groups_have_own_lr(make: MakeOptimizer) -> None:
     if lr is None:
         raise NotApplicable("its groups have no lr")
     parameters = [Parameter(start.clone()) for _ in range(2)]
-    with refusing("two groups of parameters"):
+    with refusing("groups with different lr"):
         optimizer = build(make, [{"params": parameters[:1]}, {"params": parameters[1:], "lr": float(lr) / 2}])
 
-    def gradients() -> Tensor:
-        loss = torch.stack([(slopes * p.square()).sum() for p in parameters]).sum() / 2
-        return backward(optimizer, loss, taken.way)
+        def gradients() -> Tensor:
+            loss = torch.stack([(slopes * p.square()).sum() for p in parameters]).sum() / 2
+            return backward(optimizer, loss, taken.way)
 
-    for _ in range(STEPS):
-        advance(optimizer, taken.way, gradients)
+        for _ in range(STEPS):
+            advance(optimizer, taken.way, gradients)
     if torch.equal(parameters[0], start) or torch.equal(parameters[1], start):
         raise CheckFailure(f"{STEPS} steps left one of two groups where it was", "step every group")
     if torch.equal(*parameters):

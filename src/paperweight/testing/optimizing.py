@@ -26,7 +26,7 @@ __all__ = [
 
 MakeOptimizer = Callable[..., Optimizer]
 
-STEPS = 5
+STEPS = 12
 """After so many steps a check judges whether a parameter moves: the first steps of some only fill their state."""
 
 
@@ -40,6 +40,7 @@ class Way:
         before: Whether gradients are made before ``step``.
         graph: Whether they are made with ``create_graph``, for second derivatives.
         sparse: Whether they are made sparse.
+        value: Whether the closure only gives the loss, of which gradients were made before.
 
     Example:
         >>> Way().closure
@@ -50,6 +51,7 @@ class Way:
     before: bool = True
     graph: bool = False
     sparse: bool = False
+    value: bool = False
 
 
 PLAIN = Way()
@@ -149,10 +151,9 @@ def advance(optimizer: Optimizer, way: Way, gradients: Callable[[], Tensor]) -> 
         >>> x.data
         tensor([0.8000])
     """
-    if way.before:
-        gradients()
+    loss = gradients().item() if way.before else None
     if way.closure:
-        optimizer.step(gradients)
+        optimizer.step((lambda: loss) if way.value else gradients)
     else:
         optimizer.step()
 
