@@ -181,6 +181,11 @@ class NoStepSize(Momentum):
         return loss
 
 
+class SwallowsStepSize(NoStepSize):
+    def __init__(self, params, **rest):
+        super().__init__(params)
+
+
 class PositiveStepSize(Momentum):
     def __init__(self, params, lr=0.1):
         if not lr > 0:
@@ -200,6 +205,7 @@ WITHOUT = {
     StartsLate: set(),
     OneStepSize: {"check_groups_have_own_lr"},
     NoStepSize: {"check_zero_lr_is_identity", "check_groups_have_own_lr"},
+    SwallowsStepSize: {"check_zero_lr_is_identity", "check_groups_have_own_lr"},
     PositiveStepSize: {"check_zero_lr_is_identity"},
 }
 
@@ -331,6 +337,9 @@ def test_a_refusal_is_raised_by_the_objects_own_raise():
     def ends_early():
         raise KeyError("lr")
 
+    def says_nothing():
+        raise NotImplementedError
+
     def fails_a_check():
         raise CheckFailure("it moved", "leave it")
 
@@ -339,6 +348,7 @@ def test_a_refusal_is_raised_by_the_objects_own_raise():
     assert not is_refusal(caught(looks_up))
     assert not is_refusal(caught(ends_early))
     assert not is_refusal(caught(fails_a_check))
+    assert not is_refusal(caught(says_nothing))
     assert not is_refusal(caught(lambda: torch.ones(2) @ torch.ones(3)))
     assert not is_refusal(caught(lambda: torch.nn.functional.nll_loss(torch.ones(2, 3), torch.ones(3))))
     assert not is_refusal(caught(lambda: torch.nn.functional.interpolate(torch.ones(1, 1, 2))))  # torch's own raise

@@ -50,7 +50,7 @@ class Taken:
 
     Example:
         >>> ask(torch.optim.SGD).way
-        Way(closure=False, before=True, graph=False)
+        Way(closure=False, before=True, graph=False, sparse=False, value=False)
     """
 
     way: Way
@@ -139,7 +139,7 @@ def _bind_step(optimizer: Optimizer) -> None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Say whether an exception is a refusal: raised by a ``raise`` of the object's own, not by what it called.
+    """Say whether an exception is a refusal in words: raised by a ``raise`` of the object's own, with a message.
 
     Args:
         error: What was raised.
@@ -161,7 +161,7 @@ def is_refusal(error: Exception) -> bool:
         False
     """
     trace = error.__traceback__
-    if trace is None or isinstance(error, _NO_REFUSALS):
+    if trace is None or not str(error) or isinstance(error, _NO_REFUSALS):
         return False
     while trace.tb_next is not None:
         trace = trace.tb_next

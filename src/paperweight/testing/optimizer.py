@@ -237,7 +237,7 @@ def check_zero_lr_is_identity(make: MakeOptimizer) -> None:
 
     Raises:
         CheckFailure: If one of them changed.
-        NotApplicable: If it has no argument ``lr``, or refuses 0.
+        NotApplicable: If it or its groups have no ``lr``, or it refuses 0.
 
     Example:
         >>> check_zero_lr_is_identity(torch.optim.SGD)
@@ -247,6 +247,8 @@ def check_zero_lr_is_identity(make: MakeOptimizer) -> None:
     taken = ask(make)
     problem = taken.fitted(quadratic(generator=_generator()))
     with refusing("lr=0"):
+        if build(make, problem.parameters(), lr=0.0).param_groups[0].get("lr") is None:
+            raise NotApplicable("its groups have no lr")
         after = trained(make, taken.way, problem, steps=3, lr=0.0)
     if moved := _differing(after, problem.parameters()):
         raise CheckFailure(f"with lr=0 parameters of shapes {', '.join(moved)} moved", "scale every change by lr")
