@@ -370,3 +370,29 @@ def test_asking_leaves_the_random_state():
     before = torch.get_rng_state()
     ask(Draws)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class DrawsGlobally(Momentum):
+    """Masks its steps by draws from the global random state, and keeps all else right."""
+
+    def update(self, p, lr):
+        p.sub_(lr * torch.rand_like(p) * self.direction(p))
+
+
+def test_of_random_steps_the_draws_alone_are_told():
+    report = check_optimizer(DrawsGlobally)
+    assert failed(report) == {"check_repeatable_steps", "check_steps_leave_random_state"}, str(report)
+    assert inapplicable(report).keys() == {"check_missing_gradient_is_skipped", "check_parameter_order"}
+    assert ask(DrawsGlobally).random
+    assert not ask(Momentum).random
+
+
+class DrawsAndForgets(DrawsGlobally):
+    def direction(self, p):
+        self.kept = getattr(self, "kept", {})
+        self.kept[p] = 0.9 * self.kept.get(p, 0) + p.grad
+        return self.kept[p]
+
+
+def test_what_random_steps_forget_on_resume_is_found():
+    assert "check_resume_is_exact" in failed(check_optimizer(DrawsAndForgets))

@@ -47,6 +47,7 @@ class Taken:
         strided: What a parameter raises that is not stored contiguously: of those shapes one with the last
             two dimensions stored in reverse; None where they are stepped.
         plainly: What a plain step raises for the first shape; None where that is a way.
+        random: Whether its steps depend on the global random state.
 
     Example:
         >>> ask(torch.optim.SGD).way
@@ -58,6 +59,7 @@ class Taken:
     raised: Mapping[Shape, Exception]
     strided: Exception | None
     plainly: Exception | None
+    random: bool
 
     def takes(self, shape: Shape) -> bool:
         """Say whether it steps parameters of a shape, of one that was not tried by its number of dimensions."""
@@ -109,17 +111,27 @@ def ask(make: MakeOptimizer) -> Taken:
         if len(raised) < len(SHAPES):
             shapes = tuple(shape for shape in SHAPES if shape not in raised)
             strided = (_attempt(make, way, _start(shape).mT.contiguous().mT) for shape in shapes if len(shape) > 1)
-            return Taken(way, shapes, raised, next(filter(None, strided), None), None if way == Way() else plain)
-    return Taken(Way(), SHAPES, {}, None, plain)
+            starts = _start(shapes[-1]), _start(shapes[-1])
+            random = any(_attempt(make, way, start, seed) for seed, start in enumerate(starts))
+            return Taken(
+                way,
+                shapes,
+                raised,
+                strided=next(filter(None, strided), None),
+                plainly=None if way == Way() else plain,
+                random=random or not torch.equal(*starts),
+            )
+    return Taken(Way(), SHAPES, {}, strided=None, plainly=plain, random=False)
 
 
 def _start(shape: Shape) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _attempt(make: MakeOptimizer, way: Way, start: Tensor) -> Exception | None:
+def _attempt(make: MakeOptimizer, way: Way, start: Tensor, seed: int = 0) -> Exception | None:
+    """Step a parameter from its start, in place; give what is raised."""
     parameter = Parameter(start)
-    with seeded(0):
+    with seeded(seed):
         try:
             optimizer = build(make, [parameter])
             if not way.closure:
