@@ -396,3 +396,10 @@ def test_subject_binds_bad_values_and_refuses_its_own():
 def test_the_linear_classifier_has_its_boundary_in_the_middle():
     margins = linear_classifier()(toy_images(64)).diff(dim=1)
     assert 8 < int((margins > 0).sum()) < 56
+
+
+def test_of_an_attack_that_draws_globally_the_draws_alone_are_told():
+    report = checked(DrawsGlobally)
+    drawn = {"check_repeatable", "check_global_random_state", "check_optimum_on_linear_model"}
+    assert failed(report) == drawn, str(report)
+    assert [result.name for result in report.inapplicable] == ["check_samples_are_independent"]

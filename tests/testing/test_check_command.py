@@ -77,6 +77,13 @@ def test_a_faulty_object_exits_with_1_and_tells_reason_and_remedy(capsys):
     )
 
 
+def test_what_is_refused_in_words_is_printed_and_no_failure(capsys):
+    status, output, _ = run(capsys, "optimizer", "torch.optim:Muon")
+    assert status == 0
+    assert "not applicable  check_takes_every_shape: it refuses parameters of shapes (), (1,), (2,), (7,)" in output
+    assert output.endswith("16 of 17 checks passed, 1 not applicable\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -180,6 +180,24 @@ class FreezesParametersAtStart(Momentum):
             super().update(p, lr)
 
 
+class CrashesAtScalars(Momentum):
+    def update(self, p, lr):
+        p.sub_(lr * self.direction(p) / p.shape[0])
+
+
+class CrashesAtStrides(Momentum):
+    def update(self, p, lr):
+        p.view(-1).sub_(lr * self.direction(p).view(-1))
+
+
+class CrashesWithoutClosure(Momentum):
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure()
+        super().step(None)
+        return loss
+
+
 class LacksStateDict:
     state_dict = None
 
@@ -213,6 +231,9 @@ FAULTY = {
     DropsGradientsAlways: "check_zero_grad",
     FreezesParametersAtStart: "check_added_group_is_stepped",
     LacksStateDict: "check_meets_protocol",
+    CrashesAtScalars: "check_takes_every_shape",
+    CrashesAtStrides: "check_takes_every_shape",
+    CrashesWithoutClosure: "check_steps_plainly",
 }
 
 
@@ -246,7 +267,7 @@ def test_every_check_catches_some_fault():
 
 CONTROLS = {
     name: set()
-    for name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adamax", "NAdam", "RAdam", "ASGD", "Adadelta")
+    for name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adamax", "NAdam", "RAdam", "ASGD", "Adadelta", "Muon")
 }
 # Rprop clamps its step sizes from below at 1e-6, so that lr=0 still moves.
 CONTROLS["Rprop"] = {"check_zero_lr_is_identity"}

@@ -13,6 +13,7 @@ from paperweight.testing import (
     CheckReport,
     CheckResult,
     FunctionSubject,
+    NotApplicable,
     check_function,
     contract,
     run_check,
@@ -244,3 +245,21 @@ def test_toy_problems_are_convex_and_their_gradients_right():
     best = [solution[:5].T.clone().requires_grad_(), solution[5].clone().requires_grad_()]
     fitted.loss(best, step=5).backward()
     assert max(p.grad.abs().max().item() for p in best) < 1e-12
+
+
+def test_what_does_not_apply_is_neither_passed_nor_failed():
+    def refuses():
+        raise NotApplicable("it refuses closures: none, please")
+
+    result = run_check("check_closure", refuses)
+    assert (result.passed, result.applicable, result.reason) == (False, False, "it refuses closures: none, please")
+    report = CheckReport((CheckResult("check_a", True), result))
+    assert report.passed
+    assert report.failures == ()
+    assert report.inapplicable == (result,)
+    assert str(report).splitlines() == [
+        "passed  check_a",
+        "not applicable  check_closure: it refuses closures: none, please",
+        "1 of 2 checks passed, 1 not applicable",
+    ]
+    assert not CheckReport((result, CheckResult("check_b", False, "it rose", "turn the sign"))).passed

@@ -18,6 +18,8 @@ def check(
 ) -> int:
     """Check an object of your own against the contract of its kind; exit with status 1 if it breaks a law.
 
+    A law that asks for what the object refuses in its own words does not apply, and is no failure.
+
     Args:
         kind: What it is, such as optimizer, layer or loss.
         name: Where it is, as package.module:name: a class or function that makes it, or a subject of

@@ -13,6 +13,8 @@ class Optimizer(Protocol):
     The contract, each law with the check that holds it:
 
     - It builds from parameters and a step size, and has every member of this protocol (`check_meets_protocol`).
+    - It steps parameters of any shape (`check_takes_every_shape`).
+    - ``step`` needs no closure and no other gradients than those of ``backward()`` (`check_steps_plainly`).
     - The same start gives the same steps, whatever the global random state (`check_repeatable_steps`).
     - The global random state is untouched (`check_steps_leave_random_state`).
     - A step leaves each gradient as it was, the same tensor with the same values (`check_gradients_unmodified`).

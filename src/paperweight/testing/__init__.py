@@ -14,7 +14,7 @@ from paperweight.testing.layer import LayerSubject, check_layer
 from paperweight.testing.loss import LossSubject, check_loss
 from paperweight.testing.metric import MetricSubject, check_metric
 from paperweight.testing.optimizer import OptimizerSubject, check_optimizer
-from paperweight.testing.report import CheckFailure, CheckReport, CheckResult, Subject, run_check
+from paperweight.testing.report import CheckFailure, CheckReport, CheckResult, NotApplicable, Subject, run_check
 from paperweight.testing.sampler import SamplerSubject, check_sampler
 from paperweight.testing.schedule import ScheduleSubject, check_schedule
 from paperweight.testing.training_procedure import (
@@ -39,6 +39,7 @@ __all__ = [
     "LayerSubject",
     "LossSubject",
     "MetricSubject",
+    "NotApplicable",
     "OptimizerSubject",
     "PlainTraining",
     "SamplerSubject",

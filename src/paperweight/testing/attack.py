@@ -19,7 +19,8 @@ from paperweight.testing.calls import (
 )
 from paperweight.testing.classifiers import CLASSES, IMAGE, linear_classifier, toy_classifier, toy_images
 from paperweight.testing.laws import Laws, always, declares_null, selected
-from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
+from paperweight.testing.randomness import seeded
+from paperweight.testing.report import CheckFailure, CheckReport, NotApplicable, Subject, run_checks
 from paperweight.testing.values import close, identical
 
 __all__ = [
@@ -338,8 +339,9 @@ def check_gradient_mode(subject: AttackSubject) -> None:
         >>> negative = lambda: lambda model, inputs, labels: -inputs
         >>> check_gradient_mode(AttackSubject(make=negative, norm=2.0, radius=None))
     """
-    _, expected = _attacked(subject)
-    with torch.no_grad():
+    with seeded(0):
+        _, expected = _attacked(subject)
+    with torch.no_grad(), seeded(0):
         try:
             _, results = _attacked(subject)
         except RuntimeError as error:
@@ -359,6 +361,7 @@ def check_samples_are_independent(subject: AttackSubject) -> None:
 
     Raises:
         CheckFailure: If one does not.
+        NotApplicable: If it depends on the global random state, see `check_repeatable`.
 
     Example:
         >>> negative = lambda: lambda model, inputs, labels: -inputs
@@ -366,7 +369,13 @@ def check_samples_are_independent(subject: AttackSubject) -> None:
     """
     model, inputs, labels = _problem(subject)
     attack = subject.make()
-    together, alone = attack(model, inputs, labels), attack(model, inputs[:3], labels[:3])
+    with seeded(0):
+        together = attack(model, inputs, labels)
+    with seeded(1):
+        again = attack(model, inputs, labels)
+    if not identical(together, again):
+        raise NotApplicable("it draws from the global random state, so that two calls differ whatever the batch")
+    alone = attack(model, inputs[:3], labels[:3])
     if not close(together[:3], alone, 1e-5):
         raise CheckFailure(
             f"alone an input becomes another, by {(together[:3] - alone).abs().max():g}",

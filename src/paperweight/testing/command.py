@@ -230,7 +230,7 @@ def check_object(kind: str, name: str, *, inputs: Sequence[str] = ()) -> CheckRe
             dimension is the batch.
 
     Returns:
-        One result a check.
+        One result a check: a law that asks for what the object refuses in its own words, does not apply.
 
     Raises:
         InputError: If the kind is unknown or needs inputs, the name cannot be imported or not be called so, it is of a

@@ -1,7 +1,6 @@
 """Checks of the kind "optimizer"; each takes a class or function that makes one from parameters and ``lr``."""
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -11,10 +10,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from paperweight.kinds import Optimizer
+from paperweight.testing.asking import ask, is_refusal, refusing, takes_lr
 from paperweight.testing.laws import Laws, always, declares_null, selected
-from paperweight.testing.problems import Problem, quadratic, regression
+from paperweight.testing.optimizing import STEPS, MakeOptimizer, advance, backward, build, evaluating, train, trained
+from paperweight.testing.problems import quadratic, regression
 from paperweight.testing.randomness import changed_random_states, seeded
-from paperweight.testing.report import CheckFailure, CheckReport, Subject, run_checks
+from paperweight.testing.report import CheckFailure, CheckReport, NotApplicable, Subject, run_checks
 
 __all__ = [
     "OPTIMIZER_LAWS",
@@ -34,12 +35,16 @@ __all__ = [
     "check_repeatable_steps",
     "check_resume_is_exact",
     "check_steps_leave_random_state",
+    "check_steps_plainly",
+    "check_takes_every_shape",
     "check_zero_grad",
     "check_zero_lr_is_identity",
     "optimizer_checks",
 ]
 
-MakeOptimizer = Callable[..., Optimizer]
+
+RANDOM = "its steps draw from the global random state, so that two runs differ whatever is changed"
+"""Why laws that compare two runs do not apply to an optimizer that `check_repeatable_steps` fails."""
 
 
 @final
@@ -54,40 +59,18 @@ class OptimizerSubject(Subject):
 
     def use(self, **given: Any) -> Optimizer:
         """Make the optimizer of one parameter with these arguments."""
-        return _build(self.make, [Parameter(torch.ones(3))], **given)
+        return build(self.make, [Parameter(torch.ones(3))], **given)
 
 
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def _build(make: MakeOptimizer, parameters: Sequence[Any], **hyper: Any) -> Optimizer:
-    lr = inspect.signature(make).parameters.get("lr")
-    if lr is not None and lr.default is lr.empty:
-        hyper = {"lr": 0.1, **hyper}
-    return make(parameters, **hyper)
-
-
-def _backward(optimizer: Optimizer, parameters: Sequence[Tensor], problem: Problem, step: int) -> None:
-    optimizer.zero_grad()
-    problem.loss(parameters, step).backward()
-
-
-def _train(optimizer: Optimizer, parameters: Sequence[Tensor], problem: Problem, steps: Iterable[int]) -> None:
-    for step in steps:
-        _backward(optimizer, parameters, problem, step)
-        optimizer.step()
-
-
-def _trained(make: MakeOptimizer, problem: Problem, steps: int, **hyper: Any) -> list[Parameter]:
-    parameters = problem.parameters()
-    _train(_build(make, parameters, **hyper), parameters, problem, range(steps))
-    return parameters
-
-
 def _differing(first: Iterable[Tensor], second: Iterable[Tensor]) -> list[str]:
     """Name the shapes of the pairs that differ in a bit."""
-    return [str(tuple(a.shape)) for a, b in zip(first, second, strict=True) if not torch.equal(a, b)]
+    return [
+        str(tuple(a.shape)) for a, b in zip(first, second, strict=True) if not torch.equal(a.to_dense(), b.to_dense())
+    ]
 
 
 def check_meets_protocol(make: MakeOptimizer) -> None:
@@ -102,14 +85,79 @@ def check_meets_protocol(make: MakeOptimizer) -> None:
     Example:
         >>> check_meets_protocol(torch.optim.SGD)
     """
-    parameters = quadratic(generator=_generator()).parameters()
-    optimizer = _build(make, parameters)
+    parameters = ask(make).fitted(quadratic(generator=_generator())).parameters()
+    optimizer = build(make, parameters)
     if not isinstance(optimizer, Optimizer):
         missing = [name for name in dir(Optimizer) if not name.startswith("_") and not hasattr(optimizer, name)]
         raise CheckFailure(f"the object lacks {', '.join(missing)}", "derive it from torch.optim.Optimizer")
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     if held != [id(p) for p in parameters]:
         raise CheckFailure("param_groups do not hold the parameters in their order", "keep the given objects")
+
+
+def check_takes_every_shape(make: MakeOptimizer) -> None:
+    """Check that it steps a parameter of any shape and strides: a scalar, vectors, a matrix, one of four dimensions.
+
+    The other laws are judged by those that it steps.
+
+    Args:
+        make: See `check_meets_protocol`.
+
+    Raises:
+        CheckFailure: If a shape raises what is no refusal, see `paperweight.testing.asking.is_refusal`.
+        NotApplicable: If it refuses shapes in its own words.
+
+    Example:
+        >>> check_takes_every_shape(torch.optim.Muon)
+        Traceback (most recent call last):
+        ...
+        paperweight.testing.report.NotApplicable: it refuses parameters of shapes (), (1,), (2,), (7,), ...
+    """
+    taken = ask(make)
+    for shape, error in taken.raised.items():
+        if not is_refusal(error):
+            raise CheckFailure(
+                f"a parameter of shape {shape} raises {type(error).__name__}: {error}",
+                "step it, or refuse it by a ValueError that names the shape",
+            )
+    if taken.strided is not None:
+        raise CheckFailure(
+            f"a parameter that is not stored contiguously raises {type(taken.strided).__name__}: {taken.strided}",
+            "use reshape in place of view",
+        )
+    if taken.raised:
+        shapes, error = ", ".join(map(str, taken.raised)), next(iter(taken.raised.values()))
+        raise NotApplicable(f"it refuses parameters of shapes {shapes}: {error}")
+
+
+def check_steps_plainly(make: MakeOptimizer) -> None:
+    """Check that it steps without a closure, on gradients that ``backward()`` made.
+
+    Where only another way works, with a closure, by gradients that can be differentiated or by sparse ones, the other
+    laws are judged in that way.
+
+    Args:
+        make: See `check_meets_protocol`.
+
+    Raises:
+        CheckFailure: If that raises what is no refusal, see `paperweight.testing.asking.is_refusal`.
+        NotApplicable: If it refuses that in its own words.
+
+    Example:
+        >>> check_steps_plainly(torch.optim.LBFGS)
+        Traceback (most recent call last):
+        ...
+        paperweight.testing.report.NotApplicable: it refuses a plain step: step must be given its argument closure
+    """
+    taken = ask(make)
+    if taken.plainly is None:
+        return
+    if not is_refusal(taken.plainly):
+        raise CheckFailure(
+            f"a plain step raises {type(taken.plainly).__name__}: {taken.plainly}",
+            "step by p.grad, or refuse by a ValueError that names what is missing",
+        )
+    raise NotApplicable(f"it refuses a plain step: {taken.plainly}")
 
 
 def check_repeatable_steps(make: MakeOptimizer) -> None:
@@ -124,10 +172,11 @@ def check_repeatable_steps(make: MakeOptimizer) -> None:
     Example:
         >>> check_repeatable_steps(torch.optim.Adam)
     """
-    runs = []
+    taken, runs = ask(make), []
+    problem = taken.fitted(quadratic(generator=_generator()))
     for seed in (0, 1):
         with seeded(seed):
-            runs.append(_trained(make, quadratic(generator=_generator()), steps=3))
+            runs.append(trained(make, taken.way, problem, steps=3))
     if _differing(*runs):
         raise CheckFailure("two runs from the same start differ", "draw only from a generator that is an argument")
 
@@ -144,7 +193,9 @@ def check_steps_leave_random_state(make: MakeOptimizer) -> None:
     Example:
         >>> check_steps_leave_random_state(torch.optim.Adam)
     """
-    changed = changed_random_states(lambda: _trained(make, quadratic(generator=_generator()), steps=3))
+    taken = ask(make)
+    problem = taken.fitted(quadratic(generator=_generator()))
+    changed = changed_random_states(lambda: trained(make, taken.way, problem, steps=3))
     if changed:
         raise CheckFailure(f"the random state of {', '.join(changed)} changed", "draw from an explicit generator")
 
@@ -161,14 +212,21 @@ def check_gradients_unmodified(make: MakeOptimizer) -> None:
     Example:
         >>> check_gradients_unmodified(torch.optim.SGD)
     """
-    problem = quadratic(generator=_generator())
+    taken = ask(make)
+    problem = taken.fitted(quadratic(generator=_generator()))
     parameters = problem.parameters()
-    optimizer = _build(make, parameters)
-    for step in range(3):
-        _backward(optimizer, parameters, problem, step)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        values = [gradient.clone() for gradient in gradients]
-        optimizer.step()
+    optimizer = build(make, parameters)
+    gradients: list[Tensor] = []
+    values: list[Tensor] = []
+
+    def noting() -> Tensor:
+        loss = backward(optimizer, problem.loss(parameters, 0), taken.way)
+        gradients[:] = [p.grad for p in parameters if p.grad is not None]
+        values[:] = [gradient.clone() for gradient in gradients]
+        return loss
+
+    for _ in range(3):
+        advance(optimizer, taken.way, noting)
         if any(p.grad is not gradient for p, gradient in zip(parameters, gradients, strict=True)):
             raise CheckFailure("after a step p.grad is another object", "leave p.grad alone, or put it back")
         if changed := _differing(gradients, values):
@@ -183,12 +241,20 @@ def check_zero_lr_is_identity(make: MakeOptimizer) -> None:
 
     Raises:
         CheckFailure: If one of them changed.
+        NotApplicable: If it or its groups have no ``lr``, or it refuses 0.
 
     Example:
         >>> check_zero_lr_is_identity(torch.optim.SGD)
     """
-    problem = quadratic(generator=_generator())
-    if moved := _differing(_trained(make, problem, steps=3, lr=0.0), problem.parameters()):
+    if not takes_lr(make):
+        raise NotApplicable("it has no argument lr")
+    taken = ask(make)
+    problem = taken.fitted(quadratic(generator=_generator()))
+    with refusing("lr=0"):
+        if build(make, problem.parameters(), lr=0.0).param_groups[0].get("lr") is None:
+            raise NotApplicable("its groups have no lr")
+        after = trained(make, taken.way, problem, steps=3, lr=0.0)
+    if moved := _differing(after, problem.parameters()):
         raise CheckFailure(f"with lr=0 parameters of shapes {', '.join(moved)} moved", "scale every change by lr")
 
 
@@ -204,16 +270,20 @@ def check_dtype_and_device_preserved(make: MakeOptimizer) -> None:
     Example:
         >>> check_dtype_and_device_preserved(torch.optim.SGD)
     """
+    taken = ask(make)
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
-            parameters = quadratic(generator=_generator(), dtype=dtype).parameters()
+            parameters = taken.fitted(quadratic(generator=_generator(), dtype=dtype)).parameters()
             parameters = [Parameter(p.detach().to(device)) for p in parameters]
             before = [(p.shape, p.dtype, p.device) for p in parameters]
-            optimizer = _build(make, parameters)
+            optimizer = build(make, parameters)
+
+            def gradients(optimizer: Optimizer = optimizer, parameters: list[Parameter] = parameters) -> Tensor:
+                loss = torch.stack([p.square().sum() for p in parameters]).sum()
+                return backward(optimizer, loss, taken.way)
+
             for _ in range(2):
-                for p in parameters:
-                    p.grad = torch.ones_like(p)
-                optimizer.step()
+                advance(optimizer, taken.way, gradients)
             for old, p in zip(before, parameters, strict=True):
                 if old != (p.shape, p.dtype, p.device):
                     now = (p.shape, p.dtype, p.device)
@@ -232,12 +302,13 @@ def check_decreases_convex_loss(make: MakeOptimizer) -> None:
     Example:
         >>> check_decreases_convex_loss(torch.optim.SGD)
     """
-    problem = regression(generator=_generator())
+    taken = ask(make)
+    problem = taken.fitted(regression(generator=_generator()))
 
     def total(parameters: Sequence[Tensor]) -> float:
         return sum(problem.loss(parameters, step).item() for step in range(4))
 
-    before, after = total(problem.parameters()), total(_trained(make, problem, steps=40))
+    before, after = total(problem.parameters()), total(trained(make, taken.way, problem, steps=40))
     if not after < before:
         raise CheckFailure(f"the loss went from {before:.4g} to {after:.4g}", "step against the gradient")
 
@@ -249,22 +320,28 @@ def check_resume_is_exact(make: MakeOptimizer) -> None:
         make: See `check_meets_protocol`.
 
     Raises:
-        CheckFailure: If the parameters differ after three further steps.
+        CheckFailure: If the parameters differ after three further steps, in train or in eval mode where there are such.
 
     Example:
         >>> check_resume_is_exact(torch.optim.Adam)
     """
-    problem = regression(generator=_generator())
+    taken = ask(make)
+    problem = taken.fitted(regression(generator=_generator()))
     straight = problem.parameters()
-    first = _build(make, straight)
-    _train(first, straight, problem, range(3))
-    first.param_groups[0]["lr"] /= 2
+    first = build(make, straight)
+    train(first, taken.way, straight, problem, range(3))
+    if first.param_groups[0].get("lr") is not None:
+        first.param_groups[0]["lr"] /= 2
     resumed = [Parameter(p.detach().clone()) for p in straight]
-    second = _build(make, resumed)
+    second = build(make, resumed)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for optimizer, parameters in ((first, straight), (second, resumed)):
-        _train(optimizer, parameters, problem, range(3, 6))
-    if _differing(straight, resumed):
+        with seeded(0):
+            train(optimizer, taken.way, parameters, problem, range(3, 6))
+    differ = _differing(straight, resumed)
+    for optimizer in (first, second):
+        evaluating(optimizer)
+    if differ or _differing(straight, resumed):
         raise CheckFailure(
             "a resumed run differs from a straight one", "keep all that a step needs in state and param_groups"
         )
@@ -280,25 +357,33 @@ def check_missing_gradient_is_skipped(make: MakeOptimizer) -> None:
 
     Raises:
         CheckFailure: If it moves, the others move otherwise, or it does not move once it has a gradient.
+        NotApplicable: If its steps depend on the global random state.
 
     Example:
         >>> check_missing_gradient_is_skipped(torch.optim.Adam)
     """
-    problem = quadratic([(7,), (7,), (7,)], generator=_generator())
+    taken = ask(make)
+    if taken.random:
+        raise NotApplicable(RANDOM)
+    problem = taken.fitted(quadratic([taken.like((7,))] * 3, generator=_generator()))
     for skipped in range(3):
         kept = [index for index in range(3) if index != skipped]
 
-        def train(optimizer: Optimizer, parameters: list[Parameter], zero: bool, skipped: int = skipped) -> None:
-            for step in range(3):
-                _backward(optimizer, parameters, problem, step)
-                parameters[skipped].grad = torch.zeros(7) if zero else None
-                optimizer.step()
+        def skip(optimizer: Optimizer, parameters: list[Parameter], zero: bool, skipped: int = skipped) -> None:
+            def gradients() -> Tensor:
+                loss = backward(optimizer, problem.loss(parameters, 0), taken.way)
+                gradient = parameters[skipped].grad
+                parameters[skipped].grad = gradient * 0 if zero and gradient is not None else None
+                return loss
+
+            for _ in range(3):
+                advance(optimizer, taken.way, gradients)
 
         parameters, alone, zeroed = (problem.parameters() for _ in range(3))
-        optimizer = _build(make, parameters)
-        train(optimizer, parameters, zero=False)
-        train(_build(make, [alone[index] for index in kept]), alone, zero=False)
-        train(_build(make, zeroed), zeroed, zero=True)
+        optimizer = build(make, parameters)
+        skip(optimizer, parameters, zero=False)
+        skip(build(make, [alone[index] for index in kept]), alone, zero=False)
+        skip(build(make, zeroed), zeroed, zero=True)
         if not torch.equal(parameters[skipped], alone[skipped]):
             raise CheckFailure("a parameter without a gradient moved", "skip parameters whose grad is None")
         for others, case in ((alone, "it is not there"), (zeroed, "its gradient is zero")):
@@ -307,7 +392,7 @@ def check_missing_gradient_is_skipped(make: MakeOptimizer) -> None:
                     f"without a gradient for parameter {skipped} of 3 the others move otherwise than where {case}",
                     "keep what belongs to a parameter by parameter, never by position",
                 )
-        _train(optimizer, parameters, problem, range(1))
+        train(optimizer, taken.way, parameters, problem, range(STEPS))
         if torch.equal(parameters[skipped], alone[skipped]):
             raise CheckFailure("a parameter whose gradient came late did not move", "make state when it is needed")
 
@@ -319,20 +404,30 @@ def check_groups_have_own_lr(make: MakeOptimizer) -> None:
         make: See `check_meets_protocol`.
 
     Raises:
-        CheckFailure: If one does not move or both move alike.
+        CheckFailure: If after some steps one has not moved or both have moved alike.
+        NotApplicable: If it has no ``lr``, or refuses groups that differ in it.
 
     Example:
         >>> check_groups_have_own_lr(torch.optim.SGD)
     """
-    start = torch.ones(7)
-    lr = float(_build(make, [Parameter(start.clone())]).param_groups[0]["lr"])
+    taken = ask(make)
+    start = torch.ones(taken.like((7,)))
+    slopes = torch.arange(1.0, 1.0 + start.numel()).view_as(start)
+    lr = build(make, [Parameter(start.clone())]).param_groups[0].get("lr")
+    if lr is None:
+        raise NotApplicable("its groups have no lr")
     parameters = [Parameter(start.clone()) for _ in range(2)]
-    optimizer = _build(make, [{"params": parameters[:1]}, {"params": parameters[1:], "lr": lr / 2}])
-    for p in parameters:
-        p.grad = torch.arange(1.0, 8.0)
-    optimizer.step()
+    with refusing("groups with different lr"):
+        optimizer = build(make, [{"params": parameters[:1]}, {"params": parameters[1:], "lr": float(lr) / 2}])
+
+        def gradients() -> Tensor:
+            loss = torch.stack([(slopes * p.square()).sum() for p in parameters]).sum() / 2
+            return backward(optimizer, loss, taken.way)
+
+        for _ in range(STEPS):
+            advance(optimizer, taken.way, gradients)
     if torch.equal(parameters[0], start) or torch.equal(parameters[1], start):
-        raise CheckFailure("a step left one of two groups where it was", "step every group")
+        raise CheckFailure(f"{STEPS} steps left one of two groups where it was", "step every group")
     if torch.equal(*parameters):
         raise CheckFailure(f"groups with lr {lr:g} and {lr / 2:g} moved alike", "read lr from the group in each step")
 
@@ -349,23 +444,33 @@ def check_closure(make: MakeOptimizer) -> None:
     Example:
         >>> check_closure(torch.optim.SGD)
     """
-    problem = quadratic(generator=_generator())
+    taken = ask(make)
+    problem = taken.fitted(quadratic(generator=_generator()))
     parameters = problem.parameters()
-    optimizer = _build(make, parameters)
+    optimizer = build(make, parameters)
     losses: list[Tensor] = []
 
     def closure() -> Tensor:
         if not torch.is_grad_enabled():
             raise CheckFailure("step calls its closure without gradients", "call it under torch.enable_grad()")
-        _backward(optimizer, parameters, problem, len(losses))
-        losses.append(problem.loss(parameters).detach())
+        loss = backward(optimizer, problem.loss(parameters, 0), taken.way)
+        losses.append(loss.detach())
         return losses[-1]
 
-    returned = optimizer.step(closure)
-    if not losses:
-        raise CheckFailure("step does not call its closure", "call it first and return what it returns")
-    if not any(returned is loss for loss in losses):
-        raise CheckFailure(f"step returns {returned!r} and not the closure's loss", "return what the closure returned")
+    for _ in range(STEPS):
+        losses.clear()
+        for p in parameters:
+            p.grad = None
+        if taken.way.closure and taken.way.before:
+            closure()
+        with refusing("a closure"):
+            returned = optimizer.step(closure)
+        if not losses:
+            raise CheckFailure("step does not call its closure", "call it first and return what it returns")
+        if not any(returned is loss for loss in losses):
+            raise CheckFailure(
+                f"step returns {returned!r} and not the closure's loss", "return what the closure returned"
+            )
     if not _differing(parameters, problem.parameters()):
         raise CheckFailure("step ignores the gradients that its closure makes", "call the closure before all else")
 
@@ -382,7 +487,9 @@ def check_finite_in_bfloat16(make: MakeOptimizer) -> None:
     Example:
         >>> check_finite_in_bfloat16(torch.optim.Adam)
     """
-    parameters = _trained(make, quadratic(generator=_generator(), dtype=torch.bfloat16), steps=10)
+    taken = ask(make)
+    problem = taken.fitted(quadratic(generator=_generator(), dtype=torch.bfloat16))
+    parameters = trained(make, taken.way, problem, steps=10)
     if not all(p.isfinite().all() for p in parameters):
         raise CheckFailure("in bfloat16 a parameter is not finite", "guard divisions for a format with 8 bits")
 
@@ -399,14 +506,14 @@ def check_zero_grad(make: MakeOptimizer) -> None:
     Example:
         >>> check_zero_grad(torch.optim.SGD)
     """
-    problem = quadratic(generator=_generator())
+    problem = ask(make).fitted(quadratic(generator=_generator()))
     parameters = problem.parameters()
-    optimizer = _build(make, parameters)
-    problem.loss(parameters).backward()
+    optimizer = build(make, parameters)
+    problem.loss(parameters, 0).backward()
     optimizer.zero_grad(set_to_none=False)
     if any(p.grad is None or p.grad.any() for p in parameters):
         raise CheckFailure("zero_grad(set_to_none=False) does not leave zeros", "zero each gradient in place")
-    problem.loss(parameters).backward()
+    problem.loss(parameters, 0).backward()
     optimizer.zero_grad()
     if any(p.grad is not None for p in parameters):
         raise CheckFailure("zero_grad() leaves gradients", "set each gradient to None")
@@ -419,18 +526,21 @@ def check_added_group_is_stepped(make: MakeOptimizer) -> None:
         make: See `check_meets_protocol`.
 
     Raises:
-        CheckFailure: If one of the two does not move.
+        CheckFailure: If after some steps one of the two has not moved.
+        NotApplicable: If it refuses a second group.
 
     Example:
         >>> check_added_group_is_stepped(torch.optim.Adam)
     """
-    problem = quadratic([(7,), (4, 3)], generator=_generator())
+    taken = ask(make)
+    problem = taken.fitted(quadratic([taken.like((7,)), taken.like((4, 3))], generator=_generator()))
     parameters = problem.parameters()
-    optimizer = _build(make, parameters[:1])
-    _train(optimizer, parameters, problem, range(1))
-    optimizer.add_param_group({"params": parameters[1:]})
+    optimizer = build(make, parameters[:1])
+    train(optimizer, taken.way, parameters, problem, range(1))
+    with refusing("a second group of parameters"):
+        optimizer.add_param_group({"params": parameters[1:]})
     before = [p.detach().clone() for p in parameters]
-    _train(optimizer, parameters, problem, range(1, 2))
+    train(optimizer, taken.way, parameters, problem, range(STEPS))
     if len(_differing(parameters, before)) < 2:
         raise CheckFailure("after a group was added not every group moves", "make state when it is needed")
 
@@ -443,15 +553,20 @@ def check_parameter_order(make: MakeOptimizer) -> None:
 
     Raises:
         CheckFailure: If they do not.
+        NotApplicable: If its steps depend on the global random state.
 
     Example:
         >>> check_parameter_order(torch.optim.Adam)
     """
-    problem = quadratic([(7,), (7,), (4, 3)], generator=_generator(), dtype=torch.float64)
-    forward = _trained(make, problem, steps=4)
-    backward = problem.parameters()
-    _train(_build(make, backward[::-1]), backward, problem, range(4))
-    if not all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(forward, backward, strict=True)):
+    taken = ask(make)
+    if taken.random:
+        raise NotApplicable(RANDOM)
+    shapes = [taken.like(shape) for shape in ((7,), (7,), (4, 3))]
+    problem = taken.fitted(quadratic(shapes, generator=_generator(), dtype=torch.float64))
+    first, last = problem.parameters(), problem.parameters()
+    for parameters, given in ((first, first), (last, last[::-1])):
+        train(build(make, given), taken.way, parameters, problem, range(4))
+    if not all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(first, last, strict=True)):
         raise CheckFailure("in reverse order the parameters move otherwise", "keep state by parameter, share none")
 
 
@@ -469,13 +584,14 @@ def check_null(make_null: MakeOptimizer, make_baseline: MakeOptimizer) -> None:
         >>> from functools import partial
         >>> check_null(partial(torch.optim.SGD, lr=0.1, momentum=0.0), partial(torch.optim.SGD, lr=0.1))
     """
+    taken, ways = ask(make_null), [(make, ask(make).way) for make in (make_null, make_baseline)]
     for dtype in (torch.float32, torch.float64):
         for problem in (
-            quadratic(generator=_generator(), dtype=dtype),
-            regression(generator=_generator(), dtype=dtype),
+            taken.fitted(quadratic(generator=_generator(), dtype=dtype)),
+            taken.fitted(regression(generator=_generator(), dtype=dtype)),
         ):
             for steps in range(1, 6):
-                null, baseline = (_trained(make, problem, steps) for make in (make_null, make_baseline))
+                null, baseline = (trained(make, way, problem, steps) for make, way in ways)
                 if differing := _differing(null, baseline):
                     raise CheckFailure(
                         f"after step {steps} parameters of {dtype} and shapes {', '.join(differing)} differ",
@@ -485,6 +601,8 @@ def check_null(make_null: MakeOptimizer, make_baseline: MakeOptimizer) -> None:
 
 OPTIMIZER_LAWS: Laws[OptimizerSubject] = {
     check_meets_protocol: always,
+    check_takes_every_shape: always,
+    check_steps_plainly: always,
     check_repeatable_steps: always,
     check_steps_leave_random_state: always,
     check_gradients_unmodified: always,

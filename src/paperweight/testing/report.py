@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CheckFailure", "CheckReport", "CheckResult", "Subject", "run_check", "run_checks"]
+__all__ = ["CheckFailure", "CheckReport", "CheckResult", "NotApplicable", "Subject", "run_check", "run_checks"]
 
 
 class CheckFailure(Exception):  # noqa: N818 (it is a finding about an object, not an error)
@@ -27,29 +27,53 @@ class CheckFailure(Exception):  # noqa: N818 (it is a finding about an object, n
         self.remedy = remedy
 
 
+class NotApplicable(Exception):  # noqa: N818 (it is a finding about an object, not an error)
+    """A law asks for what an object, in its own words, does not take.
+
+    Args:
+        reason: What it does not take, and how it says so.
+
+    Example:
+        >>> raise NotApplicable("it refuses a second group of parameters: one group only")
+        Traceback (most recent call last):
+        ...
+        paperweight.testing.report.NotApplicable: it refuses a second group of parameters: one group only
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The outcome of one check.
+    """The outcome of one check: it passes, fails, or does not apply.
 
     Args:
         name: Name of the check.
-        passed: Whether the law holds.
-        reason: What was seen where it does not hold.
+        passed: Whether the law applies and holds.
+        reason: What was seen where it does not hold, or why it does not apply.
         remedy: What to change where it does not hold.
+        applicable: Whether the law applies.
 
     Example:
         >>> print(CheckResult("check_closure", True))
         passed  check_closure
+        >>> print(CheckResult("check_closure", False, "it refuses a closure", applicable=False))
+        not applicable  check_closure: it refuses a closure
     """
 
     name: str
     passed: bool
     reason: str = ""
     remedy: str = ""
+    applicable: bool = True
 
     def __str__(self) -> str:
         if self.passed:
             return f"passed  {self.name}"
+        if not self.applicable:
+            return f"not applicable  {self.name}: {self.reason}"
         return f"FAILED  {self.name}: {self.reason}; {self.remedy}"
 
 
@@ -70,16 +94,23 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every law holds."""
+        """Whether every law holds that applies."""
         return not self.failures
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:
-        """The results of the laws that do not hold."""
-        return tuple(result for result in self.results if not result.passed)
+        """The results of the laws that apply and do not hold."""
+        return tuple(result for result in self.results if result.applicable and not result.passed)
+
+    @property
+    def inapplicable(self) -> tuple[CheckResult, ...]:
+        """The results of the laws that do not apply."""
+        return tuple(result for result in self.results if not result.applicable)
 
     def __str__(self) -> str:
-        summary = f"{len(self.results) - len(self.failures)} of {len(self.results)} checks passed"
+        summary = f"{sum(result.passed for result in self.results)} of {len(self.results)} checks passed"
+        if self.inapplicable:
+            summary += f", {len(self.inapplicable)} not applicable"
         return "\n".join([*map(str, self.results), summary])
 
 
@@ -120,7 +151,7 @@ class Subject:
 
 
 def run_check(name: str, check: Callable[[], None]) -> CheckResult:
-    """Run one check; an error of any other sort than `CheckFailure` is a failure, too.
+    """Run one check; an error of any other sort than `CheckFailure` and `NotApplicable` is a failure, too.
 
     Args:
         name: Name of the check.
@@ -137,6 +168,8 @@ def run_check(name: str, check: Callable[[], None]) -> CheckResult:
         check()
     except CheckFailure as failure:
         return CheckResult(name, False, failure.reason, failure.remedy)
+    except NotApplicable as finding:
+        return CheckResult(name, False, finding.reason, applicable=False)
     except Exception as error:
         reason = f"it raised {type(error).__name__}: {error}"
         return CheckResult(name, False, reason, "make it work on the toy problem of this check")
