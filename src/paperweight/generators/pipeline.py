@@ -1,7 +1,7 @@
 """A text-to-image pipeline of the usual form as a `ConditionalDiffusion`; no pipeline library is imported."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,14 @@ class PipelineAdapter:
         scheduler = need(pipeline, "scheduler", "pipeline")
         self.schedule = schedule(scheduler)
         self.prediction: Prediction = prediction(scheduler)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"a PipelineAdapter has no {name}, as a TextToImage has whose words are known one by one; UCE and "
+                "ConceptInversion need them, ESD, ConceptAblation, ForgetMeNot and SelectiveAmnesia do not"
+            )
 
     def condition(self, given: Sequence[str] | None, count: int) -> Tensor:
         """Encode captions, without gradients and in eval mode.
