@@ -212,6 +212,7 @@ def test_a_refiner_is_refused_for_its_reason():
         PipelineAdapter(made(refiner)).condition(CAPTIONS, 2)
 
 
+@pytest.mark.filterwarnings("default:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["Euler", "DPMSolverMultistep", "UniPCMultistep", "PNDM", "LMS", "Heun", "DDPM"])
 def test_schedulers_that_sample_otherwise_have_the_same_training_times(kind: str):
     kind += "DiscreteScheduler" if kind in ("Euler", "LMS", "Heun") else "Scheduler"

@@ -234,7 +234,7 @@ class ForgetMeNot:
             raise InputError(
                 f"positions must mark a token of each caption, bool, {tuple(conditions.shape[:2])}; got "
                 f"{positions.dtype}, {tuple(positions.shape)}, {positions.sum(-1).tolist()} marked; of a pipeline "
-                "whose conditions have a mask or pooled embeddings in rows behind the tokens (PixArt, SDXL) none can, since "
+                "whose conditions have a mask or pooled embeddings in rows behind the tokens (PixArt, SDXL) none can: "
                 "the attention does not see these rows: give another eraser, such as ESD or ConceptAblation"
             )
         return positions.to(conditions.device)
