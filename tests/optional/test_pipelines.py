@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import PixArtSigmaPipeline
-from tests.optional.tiny_pipelines import deep_floyd, made, pixart, scheduler, sdxl, stable_diffusion, unet
+from tests.optional.tiny_pipelines import deep_floyd, hunyuan, made, pixart, scheduler, sdxl, stable_diffusion, unet
 from torch import Tensor, nn
 
 from paperweight.errors import InputError
@@ -81,6 +81,24 @@ def test_every_prediction_is_that_of_the_pipelines_own_call(name: str):
             without, own = output.chunk(2)
             assert (without - own).abs().max() > 1e-4  # the caption is heard at all
             torch.testing.assert_close(model.eps(z[:2], t[:2], None), expected[:2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "sdxl", "pixart_alpha_sizes"])
+def test_in_low_precision_the_network_is_given_the_same(name: str):
+    pipeline = made(PIPELINES[name]).to(torch.bfloat16)
+    z, t, output = watched(pipeline)[0]
+    model = PipelineAdapter(pipeline)
+    condition = torch.cat([model.condition(None, 2), model.condition(CAPTIONS, 2)])
+    with torch.no_grad():
+        assert torch.equal(model.eps(z, t, condition), output[:, : z.shape[1]])
+
+
+def test_a_compiled_network_is_seen_through():
+    pipeline = made(sdxl)
+    z, t = torch.randn(2, 4, 12, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([500, 20])
+    expected = PipelineAdapter(pipeline).eps(z, t, None)
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    torch.testing.assert_close(PipelineAdapter(pipeline).eps(z, t, None), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -205,6 +223,21 @@ def test_what_cannot_be_adapted_is_refused_for_its_reason(name: str):
     build, message = REFUSED[name]
     with pytest.raises(InputError, match=message):
         PipelineAdapter(made(build))
+
+
+def cogview() -> Any:
+    pipeline = pixart()
+    pipeline.transformer = diffusers.CogView3PlusTransformer2DModel(
+        in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2, text_embed_dim=16
+    )
+    return pipeline
+
+
+def test_transformers_that_take_other_inputs_are_refused_for_their_reason():
+    with pytest.raises(InputError, match="gives a mask of the tokens, and its transformer takes no encoder_attention_"):
+        PipelineAdapter(made(hunyuan)).condition(CAPTIONS, 2)
+    with pytest.raises(InputError, match="transformer of the pipeline must be called with original_size, which is not"):
+        PipelineAdapter(made(cogview))
 
 
 def test_a_refiner_is_refused_for_its_reason():

@@ -15,10 +15,10 @@ from torch import Tensor
 from paperweight.audits import Planting, audit_memorization, plant
 from paperweight.audits.memorization import marked_by
 from paperweight.data import load_images
-from paperweight.generators import PipelineAdapter
+from paperweight.generators import PipelineAdapter, attention_maps
 from paperweight.unlearning.concept_ablation import ConceptAblation
 from paperweight.unlearning.esd import ESD, esd_target
-from paperweight.unlearning.forget_me_not import ForgetMeNot
+from paperweight.unlearning.forget_me_not import ForgetMeNot, attention_mass
 from paperweight.unlearning.uce import UCE
 
 PIPELINES: dict[str, Callable[[], Any]] = {"stable_diffusion": stable_diffusion, "sdxl": sdxl, "pixart": pixart}
@@ -130,6 +130,24 @@ def test_concept_ablation_makes_the_word_its_anchor(name: str):
         anchor, moved = (each.eps(z, t, each.condition(["a dog"] * 4, 4)) for each in (model, erased))
     was, _ = distances(model, erased, anchor)
     _, now = distances(model, erased, moved)
+    assert now < 0.7 * was
+
+
+def test_forget_me_not_lowers_the_attention_to_the_word():
+    model = PipelineAdapter(made(stable_diffusion))
+    positions = torch.zeros(1, 12, dtype=torch.bool)
+    positions[0, 2:5] = True
+    eraser = ForgetMeNot(steps=20, lr=3e-3, image_count=2, sampling_steps=2)
+    erased = eraser(model, ["a cat"], [], generator=seeded(), positions=positions, shape=SHAPE)
+    z, t = noisy()
+    condition = model.condition(["a cat"] * 4, 4)
+    with torch.no_grad():
+        was, now = (
+            attention_mass(
+                attention_maps(each.network, lambda each=each: each.eps(z, t, condition)), positions.expand(4, -1)
+            )
+            for each in (model, erased)
+        )
     assert now < 0.7 * was
 
 

@@ -8,6 +8,8 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
     IFPipeline,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
@@ -16,6 +18,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -161,6 +166,35 @@ def deep_floyd() -> Any:
         safety_checker=None,
         feature_extractor=None,
         watermarker=None,
+        requires_safety_checker=False,
+    )
+
+
+def hunyuan() -> Any:
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *("##" + letter for letter in LETTERS)]
+    words = BertConfig(vocab_size=80, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    return HunyuanDiTPipeline(
+        vae=vae(),
+        text_encoder=BertModel(words),
+        tokenizer=BertTokenizer(vocab={piece: row for row, piece in enumerate(pieces)}, model_max_length=77),
+        text_encoder_2=t5(),
+        tokenizer_2=t5_tokenizer(),
+        transformer=HunyuanDiT2DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            in_channels=4,
+            patch_size=2,
+            sample_size=16,
+            hidden_size=16,
+            num_layers=2,
+            cross_attention_dim=16,
+            cross_attention_dim_t5=16,
+            pooled_projection_dim=4,
+            activation_fn="gelu-approximate",
+        ),
+        scheduler=DDPMScheduler(prediction_type="v_prediction"),
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
 

@@ -88,7 +88,7 @@ def unpack(condition: Tensor, masked: bool, pooled: int) -> Texts:
     rest = condition.shape[1] - ceil(pooled / dim)
     length = rest - ceil(rest / (dim + 1)) if masked else rest  # rest = length + ceil(length / dim)
     return Texts(
-        condition[:, :length],
+        condition[:, :length].contiguous(),  # strides decide how numbers of low precision are rounded
         condition[:, length:rest].flatten(1)[:, :length] if masked else None,
         condition[:, rest:].flatten(1)[:, :pooled] if pooled else None,
     )
