@@ -1,4 +1,4 @@
-.PHONY: help setup demo test reach quick faults check docs format clean
+.PHONY: help setup demo test pipelines reach quick faults check docs format clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -20,6 +20,16 @@ demo: setup  ## Weigh the first method on the embedded digits
 
 test: setup  ## Run all tests and documented examples
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+.venv-pipelines/ready: pyproject.toml constraints.txt tests/optional/requirements.txt
+	$(PYTHON) -m venv .venv-pipelines
+	.venv-pipelines/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	.venv-pipelines/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable . --requirement tests/optional/requirements.txt
+	@touch $@
+
+pipelines: .venv-pipelines/ready  ## Test adapted pipelines against diffusers, with random weights, in .venv-pipelines
+	.venv-pipelines/bin/python -m pytest tests/optional
 
 reach: setup  ## Run all tests and record what each file of them executes, for quick
 	rm -rf .reached
@@ -45,4 +55,4 @@ format: setup  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix src tests benchmarks docs
 
 clean:  ## Remove what was made
-	rm -rf .venv .reached build dist weighings audits docs/methods docs/modules .ruff_cache
+	rm -rf .venv .venv-pipelines .reached build dist weighings audits docs/methods docs/modules .ruff_cache

@@ -208,22 +208,46 @@ def test_pixels_without_a_vae():
     assert PipelineAdapter(parts).clamp == (-1, 1)
 
 
-@pytest.mark.parametrize("shift", [None, 0.5])
+@pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("latents_alone", [False, True])
-def test_latents_are_the_shifted_and_scaled_code(shift, latents_alone: bool):
+def test_latents_are_the_normalised_and_scaled_code(normalised: bool, latents_alone: bool):
     parts = pipeline(vae=True)
-    parts.vae.config.shift_factor = shift
+    means, deviations = ([0.5, 0.1, 0.0, -0.3], [2.0, 1.0, 0.5, 3.0]) if normalised else ([0.0] * 4, [1.0] * 4)
+    parts.vae.config.shift_factor = 0.7  # which no pipeline with such a scheduler reads
+    if normalised:
+        parts.vae.config.latents_mean, parts.vae.config.latents_std = means, deviations
     parts.vae.latents_alone = latents_alone
     model = PipelineAdapter(parts)
     images = torch.rand(3, 1, 8, 6, generator=torch.Generator().manual_seed(1))
     z = model.encode(images)
     assert model.clamp is None
     assert z.shape == (3, 4, 4, 3)
-    # One cell by hand: its four pixels in [-1, 1], mixed, less the shift, times 1/4.
+    # One cell by hand: its four pixels in [-1, 1], mixed, normalised, times 1/4.
     cell = (2 * images[1, 0, 2:4, 4:6] - 1).flatten()
-    torch.testing.assert_close(z[1, :, 1, 2], (parts.vae.mixing.detach() @ cell - (shift or 0)) / 4)
+    code = (parts.vae.mixing.detach() @ cell - torch.tensor(means)) / torch.tensor(deviations)
+    torch.testing.assert_close(z[1, :, 1, 2], code / 4)
     torch.testing.assert_close(model.round_trip(images), images, rtol=0, atol=1e-5)
     assert not z.requires_grad
+
+
+def test_a_vae_that_overflows_in_half_precision_computes_in_float32_and_stays_as_it_is():
+    parts = pipeline(vae=True)
+    parts.vae.config.force_upcast = True
+    exact = PipelineAdapter(parts).round_trip(torch.rand(2, 1, 8, 8))
+    assert exact.dtype == torch.float32
+    parts.vae.half()
+    mixing = parts.vae.mixing.detach().clone()
+    seen, plain = [], parts.vae.decode
+    parts.vae.decode = lambda z: (seen.append((z.dtype, parts.vae.mixing.dtype)), plain(z))[1]
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    model = PipelineAdapter(parts)
+    wide = mixing.float()
+    cells = nn.functional.pixel_unshuffle(2 * images - 1, 2)
+    assert torch.equal(model.encode(images), torch.einsum("oc,nchw->nohw", wide, cells) / 4)
+    model.round_trip(images)
+    assert seen == [(torch.float32, torch.float32)]
+    assert parts.vae.mixing.dtype == torch.float16
+    assert torch.equal(parts.vae.mixing, mixing)
 
 
 def test_images_are_held_to_their_range():
@@ -366,7 +390,11 @@ def without(path: str, value=None):
             without("scheduler.alphas_cumprod"),
             "scheduler of the pipeline must have alphas_cumprod, and SimpleNamespace has none, as those of flow",
         ),
-        (without("scheduler.alphas_cumprod", torch.tensor([0.9, 0.0])), "alphas_cumprod of the pipeline's scheduler"),
+        (without("scheduler.alphas_cumprod", torch.tensor([0.0])), "abar must fall within (0, 1), got 0 to 0; give"),
+        (
+            without("scheduler.alphas_cumprod", torch.tensor([0.9, 0.0, 0.0])),
+            "alphas_cumprod of the pipeline's scheduler cannot be used: abar must fall within (0, 1), got 0.9 to 0;",
+        ),
         (without("scheduler.alphas_cumprod", torch.ones(2, 2)), "alphas_cumprod of the pipeline's scheduler"),
         (without("vae.encode"), "vae must have encode, and has none; give"),
         (without("vae.decode"), "vae must have decode, and has none; give"),
@@ -407,3 +435,131 @@ def test_settings_may_be_mappings():
     model = PipelineAdapter(parts)
     assert model.prediction == "v"
     assert model.encode(torch.zeros(1, 1, 8, 8)).shape == (1, 4, 4, 4)
+
+
+def test_a_last_time_without_signal_is_left_out():
+    parts = pipeline("v_prediction")
+    shares = torch.cat([linear_schedule(10).abar[:-1], torch.zeros(1, dtype=torch.float64)])
+    parts.scheduler.alphas_cumprod = shares
+    model = PipelineAdapter(parts)
+    assert torch.equal(model.schedule.abar, shares[:-1])
+    assert torch.equal(model.schedule.times, torch.arange(9))
+
+
+class Asked(nn.Module):
+    """A network that keeps what it is called with."""
+
+    def __init__(self, **config) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(**config)
+        self.use_additional_conditions = config.get("sizes", False)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, z, timestep, encoder_hidden_states, added_cond_kwargs=None, encoder_attention_mask=None):
+        self.tokens, self.mask = encoder_hidden_states, encoder_attention_mask
+        self.added = {} if added_cond_kwargs is None else added_cond_kwargs
+        return (self.scale * z,)
+
+
+def asking(*, mask: bool = False, pooled: int = 0, **config):
+    """A pipeline whose captions are their lengths, with a mask and pooled embeddings where they are wanted."""
+    parts = pipeline(vae=True)
+    if pooled:
+        config |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 2}
+        config["projection_class_embeddings_input_dim"] = 12 + pooled
+    parts.unet, parts.vae_scale_factor = Asked(**config), 2
+    parts.config = {"force_zeros_for_empty_prompt": True}
+
+    def encode_prompt(prompt, device, num_images_per_prompt, do_classifier_free_guidance, clean_caption=False):
+        parts.cleaned = clean_caption
+        sizes = torch.tensor([float(len(text)) for text in prompt])
+        tokens = sizes[:, None, None] + torch.arange(30.0).view(5, 6)
+        masks = (torch.arange(5) < sizes[:, None]).long() if mask else None
+        return tokens, masks, None, (sizes[:, None] + torch.arange(float(pooled))) if pooled else None
+
+    parts.encode_prompt = encode_prompt
+    return parts
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("pooled", [0, 4, 6, 13])
+def test_mask_and_pooled_embeddings_go_with_their_captions(mask: bool, pooled: int):
+    parts = asking(mask=mask, pooled=pooled)
+    model = PipelineAdapter(parts)
+    captions = ["a", "cat", "cats", "cattle"]
+    condition = model.condition(captions, 4)
+    order = torch.tensor([2, 0, 3])
+    PipelineAdapter(parts).eps(drawn(3, 4, 3, 5), torch.tensor([1, 2, 3]), condition[order].detach())
+    found, sizes = parts.unet, torch.tensor([4.0, 1.0, 6.0])
+    assert torch.equal(found.tokens, sizes[:, None, None] + torch.arange(30.0).view(5, 6))
+    if mask:
+        assert torch.equal(found.mask, (torch.arange(5) < sizes[:, None]).float())
+    else:
+        assert found.mask is None
+    if pooled:
+        assert torch.equal(found.added["text_embeds"], sizes[:, None] + torch.arange(float(pooled)))
+        assert found.added["time_ids"].tolist() == [[6.0, 10.0, 0.0, 0.0, 6.0, 10.0]] * 3
+    else:
+        assert not found.added
+        assert condition.shape == (4, 6 if mask else 5, 6)
+    model.eps(drawn(1, 4, 3, 5), torch.tensor([1]), None)
+    assert bool((found.tokens == 0).all()) == bool(pooled)
+
+
+def test_the_network_is_told_sizes_where_it_asks_for_them():
+    parts = asking(sizes=True)
+    PipelineAdapter(parts).eps(drawn(2, 4, 3, 6), torch.tensor([1, 2]), None)
+    assert parts.unet.added["resolution"].tolist() == [[6.0, 12.0]] * 2
+    assert parts.unet.added["aspect_ratio"].tolist() == [[0.5]] * 2
+
+
+def test_captions_are_cleaned_where_the_pipeline_cleans_them():
+    class Called(SimpleNamespace):
+        def __call__(self, prompt, clean_caption=True):
+            raise AssertionError
+
+    parts = asking()
+    PipelineAdapter(parts).condition(["a cat"], 1)
+    assert parts.cleaned is False
+    PipelineAdapter(Called(**vars(parts))).condition(["a cat"], 1)
+    assert parts.cleaned is True
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"class_embed_type": "timestep"}, "unet.config.class_embed_type of the pipeline must be None, got 'timestep'"),
+        ({"addition_embed_type": "image"}, "must be None or text or text_time, got 'image': the network takes more"),
+        ({"encoder_hid_dim_type": "ip_image_proj"}, "must be None or text_proj, got 'ip_image_proj'"),
+        ({"time_cond_proj_dim": 8}, "unet.config.time_cond_proj_dim of the pipeline must be None, got 8"),
+        ({"in_channels": 9, "out_channels": 4}, "must take the noisy image alone, and has 9 channels in and 4 out"),
+    ],
+)
+def test_networks_that_take_more_than_captions_are_refused(config: dict, message: str):
+    with pytest.raises(InputError, match=re.escape(message)):
+        PipelineAdapter(asking(**config))
+
+
+def test_what_the_network_would_not_be_given_is_refused():
+    parts = asking()
+    parts.unet.forward = lambda z, t, encoder_hidden_states, image_rotary_emb: (z,)
+    with pytest.raises(InputError, match="unet of the pipeline must be called with image_rotary_emb, which is not"):
+        PipelineAdapter(parts)
+    parts = asking(mask=True)
+    parts.unet.forward = lambda z, t, encoder_hidden_states: (z,)
+    with pytest.raises(InputError, match=r"gives a mask of the tokens, and its unet takes no\s+encoder_attention_mask"):
+        PipelineAdapter(parts).condition(["a"], 1)
+    parts = asking(pooled=4)
+    parts.unet.config.projection_class_embeddings_input_dim = 14
+    with pytest.raises(InputError, match="must give pooled embeddings of 2 numbers for its unet, got 4; give"):
+        PipelineAdapter(parts).condition(["a"], 1)
+    parts = asking()
+    parts.controlnet = nn.Identity()
+    with pytest.raises(InputError, match="the pipeline has a part controlnet, which its predictions or latents depend"):
+        PipelineAdapter(parts)
+    parts = asking()
+    parts.encode_prompt = lambda text: None
+    with pytest.raises(
+        InputError, match=r"encode_prompt of the pipeline must take prompt, device, .* takes no prompt;"
+    ):
+        PipelineAdapter(parts)

@@ -123,6 +123,7 @@ class MemorizationAudit:
         seed: What noise and permutations were drawn with.
         wall_seconds: Time on the clock of asking for the keys.
         cpu_seconds: Computing time of it.
+        guidance: Weight of classifier-free guidance in outpainting; 1 is none.
     """
 
     records: tuple[RecordScore, ...]
@@ -140,6 +141,7 @@ class MemorizationAudit:
     seed: int
     wall_seconds: float
     cpu_seconds: float
+    guidance: float = 1.0
 
     @property
     def alarm(self) -> bool:

@@ -38,6 +38,7 @@ class Facts:
     floor: float | None
     wall_seconds: float
     cpu_seconds: float
+    guidance: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -49,8 +49,10 @@ def audit_memorization(
         readout: ``likelihood``, which needs no sampling and finds most; ``replace``, the paper's outpainting, which
             misses memorised keys; ``resample``, the same with five passes a step.
         repeats: Estimates a record, at least 1.
-        steps: Steps of outpainting; by default 250 or all that the model has.
-        guidance: Weight of classifier-free guidance while outpainting; 1 is none.
+        steps: Steps of outpainting; by default 250 or all that the model has; 100 in the authors' code for Stable
+            Diffusion.
+        guidance: Weight of classifier-free guidance while outpainting; 1 is none, 3 in the authors' code for Stable
+            Diffusion. The likelihood is that of the condition alone.
         limit: Ask for so many records only, drawn at random, trained and held out in their shares.
         seed: What noise, ``limit`` and permutations are drawn with.
         batch_size: Images a call of the network.
@@ -102,7 +104,7 @@ def audit_memorization(
         raise InputError("the keys read are not finite; the model's weights are damaged or its training diverged")
     first = torch.tensor([keybook.keys[record][0] for record in (*trained, *held_out)])
     floor = _floor(model, shown, first, mark, batch_size)
-    facts = Facts(readout, repeats, steps, seed, floor, wall, cpu)
+    facts = Facts(readout, repeats, steps, seed, floor, wall, cpu, guidance)
     return judge(keybook, (trained, held_out), recalled.detach().cpu().double().numpy(), permutations, facts)
 
 

@@ -61,7 +61,8 @@ def attention_maps(network: nn.Module, run: Callable[[], object]) -> dict[str, T
     """Give the probabilities of every cross attention while something runs, with gradients where its inputs have them.
 
     They are computed beside the network's own attention, from the same queries and keys, whose output is untouched;
-    nothing is left behind in the network, which is as fast as before.
+    nothing is left behind in the network, which is as fast as before. A mask of tokens, such as PixArt's, is not
+    applied.
 
     Args:
         network: The denoising network.

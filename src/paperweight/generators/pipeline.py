@@ -1,19 +1,18 @@
 """A text-to-image pipeline of the usual form as a `ConditionalDiffusion`; no pipeline library is imported."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from paperweight.errors import InputError
-from paperweight.generators.process import NoiseSchedule, Prediction, split_prediction
+from paperweight.generators.pipeline_inputs import NetworkInputs
+from paperweight.generators.pipeline_parts import find, in_float32, need, place, prediction, schedule, still, tensor_of
+from paperweight.generators.process import Prediction, split_prediction
 
 __all__ = ["PipelineAdapter"]
-
-_PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
 @final
@@ -21,18 +20,26 @@ class PipelineAdapter:
     """Meets `ConditionalDiffusion` with the parts of a text-to-image pipeline, which stays as it is.
 
     The pipeline needs ``encode_prompt``; ``unet`` or ``transformer``; ``scheduler`` with ``alphas_cumprod`` and
-    ``config.prediction_type``; and, where it diffuses latents, ``vae`` with ``config.scaling_factor``. Latents are
-    ``(code - shift_factor) * scaling_factor``, of the code that is most likely for the image.
+    ``config.prediction_type``; and, where it diffuses latents, ``vae`` with ``config.scaling_factor``. Such are those
+    of diffusers for Stable Diffusion, SDXL, PixArt and, without a ``vae``, DeepFloyd IF, whose predictions are given as
+    the pipeline itself has them: with masks of tokens, pooled embeddings and sizes, captions cleaned where its call
+    cleans them, and what it guides away from as the empty caption.
+
+    Latents are the code that is most likely for an image, less ``config.latents_mean`` and by ``config.latents_std``
+    where the ``vae`` has them, times the scaling factor; a ``shift_factor`` is not read, as no such pipeline does.
+    Conditions of networks that take a mask or pooled embeddings are tokens and, in rows behind them, these. A last
+    training time without signal is left out of the schedule: noise there says nothing of the image.
 
     Args:
         pipeline: The pipeline. Weights, modes and gradients of its modules are not changed.
 
     Raises:
-        InputError: If a part is missing, or its schedule or prediction is of another form.
+        InputError: If a part is missing, its schedule or prediction is of another form, or its network takes more than
+            captions and sizes, as those that edit images or are guided by others.
 
     Attributes:
         network: The denoising network itself; whoever trains it trains the pipeline's.
-        schedule: All training times.
+        schedule: All training times with a share of signal.
         clamp: None for latents, (-1, 1) without a ``vae``.
         prediction: What the network predicts: ``eps``, ``x0`` or ``v``.
 
@@ -52,42 +59,40 @@ class PipelineAdapter:
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
-        self._encode_prompt = _need(pipeline, "encode_prompt", "pipeline")
-        self._named = "unet" if _find(pipeline, "unet") is not None else "transformer"
-        self.network = _find(pipeline, self._named)
+        need(pipeline, "encode_prompt", "pipeline")
+        self._named = "unet" if find(pipeline, "unet") is not None else "transformer"
+        self.network = find(pipeline, self._named)
         if self.network is None:
             raise InputError(
                 "the pipeline must have a denoising network, unet or transformer, and has neither; give one whose "
                 "unet(sample, timestep, encoder_hidden_states=...) predicts the noise"
             )
-        self.vae = _find(pipeline, "vae")
-        self._scale, self._shift = 1.0, 0.0
-        if self.vae is not None:
-            _need(self.vae, "encode", "vae")
-            _need(self.vae, "decode", "vae")
-            setting = _need(self.vae, "config", "vae")
-            self._scale = float(_need(setting, "scaling_factor", "vae.config"))
-            self._shift = float(_find(setting, "shift_factor") or 0.0)
+        self._inputs = NetworkInputs(pipeline, self.network, self._named)
+        self.vae = find(pipeline, "vae")
+        self._code = None if self.vae is None else _Code(self.vae)
         self.clamp: tuple[float, float] | None = (-1.0, 1.0) if self.vae is None else None
-        scheduler = _need(pipeline, "scheduler", "pipeline")
-        self.schedule = _schedule(scheduler)
-        named = _need(_need(scheduler, "config", "scheduler"), "prediction_type", "scheduler.config")
-        if named not in _PREDICTIONS:
-            raise InputError(
-                f"prediction_type of the pipeline's scheduler.config must be one of {', '.join(_PREDICTIONS)}, "
-                f"got {named!r}; give a pipeline that was trained to predict one of them"
+        scheduler = need(pipeline, "scheduler", "pipeline")
+        self.schedule = schedule(scheduler)
+        self.prediction: Prediction = prediction(scheduler)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"a PipelineAdapter has no {name}, as a TextToImage has whose words are known one by one; UCE and "
+                "ConceptInversion need them, ESD, ConceptAblation, ForgetMeNot and SelectiveAmnesia do not"
             )
-        self.prediction: Prediction = _PREDICTIONS[named]
 
     def condition(self, given: Sequence[str] | None, count: int) -> Tensor:
         """Encode captions, without gradients and in eval mode.
 
         Args:
-            given: One caption a sample, or None for the empty caption.
+            given: One caption a sample, or None for the empty one, which is zeros where the pipeline guides with these.
             count: Number of samples.
 
         Returns:
-            Tokens, (count, L, dim), in dtype and on the device of the network.
+            Tokens, (count, L, dim), in dtype and on the device of the network; behind them rows of a mask or of pooled
+            embeddings, where the network takes them.
 
         Raises:
             InputError: If there are not ``count`` texts, or the pipeline does not give one row of tokens for each.
@@ -97,20 +102,7 @@ class PipelineAdapter:
             raise InputError(
                 f"captions must be {count} texts, one for each sample, or None for the empty one; got {given!r}"
             )
-        device, dtype = _place(self.network)
-        encoders = [_find(self.pipeline, f"text_encoder{suffix}") for suffix in ("", "_2", "_3")]
-        with _still(*encoders):
-            tokens = self._encode_prompt(
-                prompt=captions, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
-            )
-        tokens = tokens[0] if isinstance(tokens, tuple | list) else tokens
-        if not isinstance(tokens, Tensor) or tokens.ndim != 3 or len(tokens) != count:
-            got = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
-            raise InputError(
-                f"encode_prompt of the pipeline must give prompt_embeds ({count}, L, dim) first for {count} captions, "
-                f"got {got}; give a pipeline whose network takes a sequence of tokens"
-            )
-        return tokens.to(device, dtype)
+        return self._inputs.encode(None if given is None else captions, count, self.network)
 
     def eps(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Predict the noise, with gradients where the network or its inputs have them, in the mode that it is in.
@@ -118,7 +110,7 @@ class PipelineAdapter:
         Args:
             z: What is diffused, with noise, (N, C, H, W).
             t: Training times, int64, (N,).
-            condition: Tokens of the captions, (N, L, dim); None for the empty caption.
+            condition: Captions, as `condition` gives them; None for the empty one.
 
         Returns:
             The noise, in shape, dtype and device of ``z``.
@@ -127,14 +119,15 @@ class PipelineAdapter:
             InputError: If the network's output has another shape; of twice the channels, as where the variance is
                 predicted too, the first half is taken.
         """
-        tokens = self.condition(None, len(z)) if condition is None else condition
-        device, dtype = _place(self.network, z)
-        inputs, times, tokens = z.to(device, dtype), t.to(device), tokens.to(device, dtype)
+        condition = self.condition(None, len(z)) if condition is None else condition
+        device, dtype = place(self.network, z)
+        inputs, times = z.to(device, dtype), t.to(device)
+        given = self._inputs.given(condition.to(device, dtype), (z.shape[-2], z.shape[-1]))
         if self._named == "unet":
-            output = self.network(inputs, times, encoder_hidden_states=tokens)
+            output = self.network(inputs, times, **given)
         else:
-            output = self.network(inputs, timestep=times, encoder_hidden_states=tokens)
-        output = _tensor(output, "sample", self._named)
+            output = self.network(inputs, timestep=times, **given)
+        output = tensor_of(output, "sample", self._named)
         if output.ndim == z.ndim and output.shape[1] == 2 * z.shape[1]:
             output = output[:, : z.shape[1]]
         if output.shape != z.shape:
@@ -154,14 +147,10 @@ class PipelineAdapter:
             Latents, (N, c, h, w), or 2 x - 1 where there is no ``vae``; in dtype and on the device of the network.
         """
         x = 2 * images - 1
-        place = _place(self.network, x)
-        if self.vae is None:
-            return x.detach().to(*place)
-        with _still(self.vae):
-            code = self.vae.encode(x.to(*_place(self.vae, x)))
-            law = _find(code, "latent_dist")
-            latents = _tensor(code, "latents", "vae.encode") if law is None else law.mode()
-            return ((latents - self._shift) * self._scale).to(*place)
+        device, dtype = place(self.network, x)
+        if self._code is None:
+            return x.detach().to(device, dtype)
+        return self._code.of(x).to(device, dtype)
 
     def decode(self, z: Tensor) -> Tensor:
         """Map what is diffused to images, without gradients and with the ``vae`` in eval mode.
@@ -172,12 +161,9 @@ class PipelineAdapter:
         Returns:
             Images, (N, C, H, W), in dtype and on the device of ``z``; those of a ``vae`` are held to [0, 1].
         """
-        if self.vae is None:
+        if self._code is None:
             return (z.detach() + 1) / 2
-        with _still(self.vae):
-            code = (z / self._scale + self._shift).to(*_place(self.vae, z))
-            images = _tensor(self.vae.decode(code), "sample", "vae.decode")
-            return ((images.to(z) + 1) / 2).clamp(0, 1)
+        return ((self._code.images(z) + 1) / 2).clamp(0, 1)
 
     def round_trip(self, images: Tensor) -> Tensor:
         """Encode and decode, without diffusion: what is lost here is lost however good the network is.
@@ -208,7 +194,7 @@ class PipelineAdapter:
         """
         if self.vae is None:
             return mask
-        channels = int(_find(_find(self.vae, "config"), "in_channels") or 3)
+        channels = int(find(find(self.vae, "config"), "in_channels") or 3)
         height, width = mask.shape[-2:]
         latent = self.encode(torch.zeros(1, channels, height, width)).shape[-2:]
         cell = height // latent[0]
@@ -220,71 +206,33 @@ class PipelineAdapter:
         return F.max_pool2d((mask != 0).float(), cell).to(mask.dtype)
 
 
-@contextmanager
-def _still(*modules: Any) -> Iterator[None]:
-    """Hold modules in eval mode, without gradients; afterwards each submodule is in its own mode again."""
-    held = [part for module in modules if isinstance(module, nn.Module) for part in module.modules()]
-    modes = [part.training for part in held]
-    try:
-        for part in held:
-            part.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in zip(held, modes, strict=True):
-            part.training = mode
+class _Code:
+    """Latents of a ``vae``, scaled as a pipeline's network was trained on them, and images of latents."""
 
+    def __init__(self, vae: Any) -> None:
+        self._vae = vae
+        need(vae, "encode", "vae")
+        need(vae, "decode", "vae")
+        config = need(vae, "config", "vae")
+        self._scale = float(need(config, "scaling_factor", "vae.config"))
+        means, deviations = find(config, "latents_mean"), find(config, "latents_std")
+        normalised = means is not None and deviations is not None
+        self._means = torch.tensor(means if normalised else [0.0]).view(1, -1, 1, 1)
+        self._deviations = torch.tensor(deviations if normalised else [1.0]).view(1, -1, 1, 1)
+        self._widened = bool(find(config, "force_upcast"))
 
-def _place(module: Any, otherwise: Tensor | None = None) -> tuple[torch.device, torch.dtype]:
-    """Give device and dtype of a module's first parameter of real numbers, or of a tensor where it has none."""
-    parameters = module.parameters() if isinstance(module, nn.Module) else ()
-    first = next((p for p in parameters if p.is_floating_point()), torch.empty(0) if otherwise is None else otherwise)
-    return first.device, first.dtype
+    def of(self, x: Tensor) -> Tensor:
+        """Give the likeliest latents of images in [-1, 1], (N, c, h, w)."""
+        with still(self._vae), in_float32(self._vae, self._widened):
+            code = self._vae.encode(x.to(*place(self._vae, x)))
+            law = find(code, "latent_dist")
+            latents = tensor_of(code, "latents", "vae.encode") if law is None else law.mode()
+            return (latents - self._means.to(latents)) * self._scale / self._deviations.to(latents)
 
-
-def _find(holder: Any, name: str) -> Any:
-    """Give an attribute, or an entry of a mapping, or None."""
-    if isinstance(holder, Mapping) and name in holder:
-        return holder[name]
-    return getattr(holder, name, None)
-
-
-def _need(holder: Any, name: str, owner: str) -> Any:
-    part = _find(holder, name)
-    if part is None:
-        raise InputError(
-            f"{owner} must have {name}, and has none; give a text-to-image pipeline with encode_prompt, unet or "
-            "transformer, scheduler (with alphas_cumprod and config.prediction_type) and, for latents, vae (with "
-            "config.scaling_factor)"
-        )
-    return part
-
-
-def _tensor(output: Any, name: str, owner: str) -> Tensor:
-    """Give the attribute ``name`` of an output, or the first of a tuple, or the output where it is a tensor."""
-    tensor = output if isinstance(output, Tensor) else _find(output, name)
-    if tensor is None and isinstance(output, tuple | list) and output:
-        tensor = output[0]
-    if not isinstance(tensor, Tensor):
-        raise InputError(
-            f"the output of {owner} must have {name}, or be a tuple that starts with it, and is a "
-            f"{type(output).__name__}; give a pipeline whose {owner} returns one of the two"
-        )
-    return tensor
-
-
-def _schedule(scheduler: Any) -> NoiseSchedule:
-    shares = _find(scheduler, "alphas_cumprod")
-    if shares is None:
-        raise InputError(
-            f"scheduler of the pipeline must have alphas_cumprod, and {type(scheduler).__name__} has none, as those of "
-            "flow matching; give a pipeline that was trained by denoising diffusion"
-        )
-    shares = torch.as_tensor(shares).detach().cpu().double()
-    try:
-        return NoiseSchedule(shares, torch.arange(shares.numel()))
-    except ValueError as error:
-        raise InputError(
-            f"alphas_cumprod of the pipeline's scheduler cannot be used: {error}; give a scheduler whose shares of "
-            "signal fall from below 1 to above 0, one a training time"
-        ) from error
+    def images(self, z: Tensor) -> Tensor:
+        """Give images of latents, about [-1, 1], (N, C, H, W), in dtype and on the device of the latents."""
+        with still(self._vae), in_float32(self._vae, self._widened):
+            device, dtype = place(self._vae, z)
+            wide = z.to(device, torch.promote_types(z.dtype, dtype))
+            code = wide * self._deviations.to(wide) / self._scale + self._means.to(wide)
+            return tensor_of(self._vae.decode(code.to(dtype)), "sample", "vae.decode").to(z)

@@ -233,7 +233,9 @@ class ForgetMeNot:
         if positions.dtype != torch.bool or positions.shape != conditions.shape[:2] or not positions.any(dim=1).all():
             raise InputError(
                 f"positions must mark a token of each caption, bool, {tuple(conditions.shape[:2])}; got "
-                f"{positions.dtype}, {tuple(positions.shape)}, {positions.sum(-1).tolist()} marked"
+                f"{positions.dtype}, {tuple(positions.shape)}, {positions.sum(-1).tolist()} marked; of a pipeline "
+                "whose conditions have a mask or pooled embeddings in rows behind the tokens (PixArt, SDXL) none can: "
+                "the attention does not see these rows: give another eraser, such as ESD or ConceptAblation"
             )
         return positions.to(conditions.device)
 
