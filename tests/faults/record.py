@@ -73,7 +73,10 @@ def write(entry: Entry, record: Record) -> None:
         if fault.what in record
     ]
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{entry.stem}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    path = FOLDER / f"{entry.stem}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def stale(entry: Entry, record: Record) -> list[Fault]:
