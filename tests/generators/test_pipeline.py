@@ -11,6 +11,7 @@ from torch import nn
 from paperweight.errors import InputError
 from paperweight.generators.model import ModelSpec
 from paperweight.generators.pipeline import PipelineAdapter
+from paperweight.generators.pipeline_inputs import Texts, pack, unpack
 from paperweight.generators.process import NoiseSchedule, add_noise, denoise, linear_schedule, target
 from paperweight.generators.protocol import ConditionalDiffusion, predicted_noise
 
@@ -479,6 +480,18 @@ def asking(*, mask: bool = False, pooled: int = 0, **config):
 
     parts.encode_prompt = encode_prompt
     return parts
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("pooled", [0, 1, 5, 12])
+def test_what_is_packed_is_unpacked_for_every_number_of_tokens(masked: bool, pooled: int):
+    for length in range(1, 30):
+        for dim in range(1, 8):
+            mask = (drawn(2, length) > 0).float() if masked else None
+            texts = Texts(drawn(2, length, dim), mask, drawn(2, pooled, seed=2) if pooled else None)
+            found = unpack(pack(texts), masked, pooled)
+            for value, expected in zip(found, texts, strict=True):
+                assert value is expected is None or torch.equal(value, expected)
 
 
 @pytest.mark.parametrize("mask", [False, True])
