@@ -35,7 +35,7 @@ from paperweight.robustness.dual_randomized_smoothing import (
 )
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
 
-_SIGMAS = (0.18, 0.25, 0.35, 0.5)
+_SIGMAS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
 _RATE = 5e-3
 _BATCH = 64
 _CHOOSING = 100
@@ -116,7 +116,14 @@ class _Trained(NamedTuple):
 
 def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train and certify at each level of noise; report what the best on validation images does on test images."""
-    task = classification(setting, smoke=(100, 20, 20), desk=(800, 40, 120), gpu=(20_000, 500, 1_000), normalised=False)
+    task = classification(
+        setting,
+        smoke=(100, 20, 20),
+        desk=(4_000, 100, 200),
+        gpu=(20_000, 500, 1_000),
+        default="glyphs",
+        normalised=False,
+    )
     steps = setting.pick(smoke=20, desk=200, gpu=8_000) * arm.make.times
     copies = setting.pick(smoke=100, desk=1_000, gpu=20_000)
     default = setting.pick(smoke=_small, desk=_small, gpu=LeNet)
