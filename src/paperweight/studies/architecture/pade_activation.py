@@ -82,7 +82,13 @@ STUDY = Study(
 
 def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train once with each rate; report what the best on validation images does on test images."""
-    task = classification(setting, smoke=(100, 50, 50), desk=(600, 400, 790), gpu=(20_000, 5_000, 10_000))
+    task = classification(
+        setting,
+        smoke=(100, 50, 50),
+        desk=(2_000, 500, 2_000),
+        gpu=(20_000, 5_000, 10_000),
+        default="glyphs",
+    )
     least_steps = setting.pick(smoke=20, desk=300, gpu=5_000)
     steps, quarter = least_steps * arm.make.step_factor, max(1, least_steps // 4)
 
