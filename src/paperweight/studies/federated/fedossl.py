@@ -1,10 +1,11 @@
 """Federated training finds classes without labels, those of one client as well as those of many (FedoSSL, 2023).
 
-Six of ten classes are seen: half of their samples have labels. Two of the other four are spread over all five clients
-(locally unseen), two are on one client each (globally unseen). The baseline is FedAvg of ORCA, which is the method with
-the weights of its two losses at 0. All arms start from one body, trained by contrast of two views on all images without
-labels, and a head of cosines. The headline is the accuracy on test images of all classes, predicted and true classes
-matched one to one; beside it those on seen, locally and globally unseen classes and the absolute gap of the last two.
+The first six of ten classes are seen: half of their samples have labels. The next two are spread over all five clients
+(locally unseen), the last two are on one client each (globally unseen); that is so with every seed, so that seeds do
+not differ by which classes are hard. The baseline is FedAvg of ORCA, which is the method with the weights of its two
+losses at 0. All arms start from one body, trained by contrast of two views on all images without labels, and a head of
+cosines. The headline is the accuracy on test images of all classes, predicted and true classes matched one to one;
+beside it those on seen, locally and globally unseen classes and the absolute gap of the last two.
 
 What it can show: whether the two losses help here, and which. What it cannot: anything about large images and networks,
 where features that separate classes are not had by a short training. An accuracy no higher, or a gap no smaller, would
@@ -30,7 +31,7 @@ from paperweight.nets import MLP
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
 
 _CLIENTS = 5
-_RATES = (0.01, 0.05, 0.25, 1.0)
+_RATES = (0.012, 0.06, 0.3)
 _GAMMA, _LAM = 0.1, 0.5
 _EPOCHS = 3
 _WIDTHS = (256, 128)
@@ -57,13 +58,15 @@ STUDY = Study(
         "gap": Metric(label="gap of the last two, absolute", unit="", better="lower", minimal_effect=0.02),
     },
     headline="accuracy",
-    tuned="the local learning rate: 4 tries an arm and seed, a factor of about 5 apart, by validation accuracy",
+    tuned="the local learning rate: 3 tries an arm and seed, a factor of about 5 apart, by validation accuracy",
     limits=(
-        "Small images, a network of three layers, five clients that all take part, 30 rounds. The weight of the "
-        "suppressed loss, which the paper does not tell, is 0.1: it did better than 1 on two seeds that are not "
-        "weighed; that of the calibration is the paper's 0.5. The choice of the learning rate sees labels of unseen "
-        "classes on validation images."
+        "Small images, a network of three layers, five clients that all take part, 15 rounds at the desk budget. The "
+        "weight of the suppressed loss, which the paper does not tell, is 0.1: it did better than 1 on two seeds that "
+        "are not weighed; that of the calibration is the paper's 0.5. One split of the classes, by their numbers: "
+        "nothing follows for another. The choice of the learning rate sees labels of unseen classes on validation "
+        "images."
     ),
+    seeds=24,
 )
 
 
@@ -98,11 +101,10 @@ def run(arm: Arm[Callable[..., FedoSSL]], setting: Setting) -> Outcome:
     data = classification(
         setting, smoke=(200, 50, 100), desk=(1000, 300, 497), gpu=(40_000, 5_000, 10_000), normalised=False
     ).data
-    rounds = setting.pick(smoke=7, desk=30, gpu=200)
+    rounds = setting.pick(smoke=7, desk=15, gpu=200)
     classes, draw = len(data.classes), setting.generator("method")
-    order = torch.randperm(classes, generator=draw).tolist()
-    seen = order[: max(1, round(0.6 * classes))]
-    single = order[len(seen) + (classes - len(seen)) // 2 :]
+    seen = list(range(max(1, round(0.6 * classes))))
+    single = list(range(len(seen) + (classes - len(seen)) // 2, classes))
     clients = _dealt(data.train, seen, single, draw)
 
     def pretrained() -> dict[str, Tensor]:

@@ -3,19 +3,21 @@
 A small convolutional network learns from few images with momentum 0.9, weight decay 5e-4 and a rate that falls to a
 fifth after 30, 60 and 80% of the steps, as in the authors' CIFAR experiments; Lookahead has their k = 5 and the alpha
 of 0.5 of their other ones. Every arm is evaluated just after a synchronisation, at the rate that is best on validation
-images. The headline is test accuracy; the mean over all rates tells how much the choice of the rate matters. Beside it
+images. The headline is test accuracy; the mean over the four rates that are best for an arm, on validation images,
+tells how much the choice of the rate matters: one over all would tell which grid has more rates that diverge. Beside it
 stands the paper's noisy quadratic, with SGD without momentum inside: the excess loss that stays at a common constant
 rate, and the one after few steps at the rate that is best for the arm, with the same decay of the rate.
 
 What it can show: whether Lookahead makes this network more accurate or less sensitive to its rate, and whether less
 noise on the quadratic is more than the smaller step that brings it. What it cannot: anything about ImageNet, language
-models or long training. An accuracy that is not higher, or a mean over the rates that is not higher, would refute the
+models or long training. An accuracy that is not higher, or a mean over those rates that is not higher, would refute the
 claim here. Lookahead at a constant rate asks whether it stands in for the decay, where SGD's own noise would count. The
 control beside it takes the same average of SGD's weights, but leaves the weights in training alone: what it gains, too,
 is due to averaging, and not to going back. With the decay it would be SGD itself, since at the end the weights hardly
 move any more. The two arms with Adam are to be compared with each other.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -26,7 +28,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
-from paperweight.loops import ExponentialMovingAverage, minimise, tune
+from paperweight.loops import ExponentialMovingAverage, Tuned, minimise, tune
 from paperweight.nets import LeNet
 from paperweight.optim.lookahead import Lookahead
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
@@ -36,6 +38,7 @@ _ALPHA = 0.5
 _BATCH = 32
 _QUADRATIC_RATES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.4)
 _COPIES = 200
+_BEST = 4
 
 
 class _Inner(NamedTuple):
@@ -80,7 +83,7 @@ STUDY = Study(
         "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
         "test_loss": Metric(label="test loss", unit="nats", better="lower", minimal_effect=0.02),
         "mean_accuracy": Metric(
-            label="test accuracy, mean over all learning rates", unit="", better="higher", minimal_effect=0.01
+            label="test accuracy, mean over the best four learning rates", unit="", better="higher", minimal_effect=0.01
         ),
         "noise_floor": Metric(
             label="excess loss of the quadratic at a common rate", unit="", better="lower", minimal_effect=0.02
@@ -130,7 +133,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         metrics={
             "accuracy": tuned.best.tested.accuracy,
             "test_loss": tuned.best.tested.loss,
-            "mean_accuracy": sum(tried.tested.accuracy for tried in tuned.tries.values()) / len(tuned.tries),
+            "mean_accuracy": _mean_accuracy(tuned),
             "noise_floor": floor,
             "quadratic_loss": quadratic.best[-1],
         },
@@ -148,6 +151,13 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
             ],
         },
     )
+
+
+def _mean_accuracy(tuned: Tuned[Trained]) -> float:
+    """Compute the mean test accuracy at the rates with the least validation losses; one that diverged is the last."""
+    losses = {rate: loss if math.isfinite(loss) else math.inf for rate, loss in tuned.scores.items()}
+    best = sorted(losses, key=losses.__getitem__)[:_BEST]
+    return sum(tuned.tries[rate].tested.accuracy for rate in best) / len(best)
 
 
 def _schedule(plan: _Plan, optimizer: Lookahead, steps: int) -> MultiStepLR:

@@ -3,14 +3,18 @@
 An owner publishes images, and a learner trains a network on them. The headline is the learner's accuracy on clean test
 images: the lower it is, the better the images are protected. The learner has only what was published, so that its
 learning rate is chosen on validation images that are protected as the training images are. The filters have the paper's
-side of 3 and entries up to 0.3, the 1 at a random place, as in the authors' code.
+side of 3 and entries up to 0.3, the 1 at a random place, as in the authors' code. The default data are characters of
+28 x 28 pixels, which a filter of side 3 shifts by no more than one pixel.
 
 What it can show: whether a small network learns the filters in place of what the images show. What it cannot: large
-images and networks. An accuracy not far below that on untouched images would refute the claim. A learner may know how
-protection is made: the paper says that training on adversarial images does not undo it; a learner who filters every
-image once more, each time with another random filter, is the control that would. Noise by class, small and additive, is
-what was published before; filters with smaller entries tell how much of the change is needed. What
-is learned where every other image is protected is told: a learner who also finds clean ones learns from these.
+images and networks. An accuracy not below that on untouched images would refute the claim. Test images that are not
+filtered differ from what was trained on, whatever the filters tell: one filter shared by all classes carries no
+information on these, and what it takes from the accuracy is not due to a filter a class. A learner may know how
+protection is made: the paper says that training on adversarial images does not undo it, which is to be read beside
+such training on untouched images; a learner who filters every image once more, each time with another random filter,
+is the control that would. Noise by class, small and additive, is what was published before; filters with smaller
+entries tell how much of the change is needed. What is learned where every other image is protected is told: a learner
+who also finds clean ones learns from these.
 """
 
 from collections.abc import Callable
@@ -27,7 +31,7 @@ from paperweight.nets import LeNet, evaluating
 from paperweight.privacy.cuda_unlearnable import CUDATransform, class_filters
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
 
-_RATES = (0.002, 0.006, 0.02)
+_RATES = (0.001, 0.0035, 0.012)
 _BATCH = 32
 _NOISE = 8 / 255
 _PGD_STEPS = 3
@@ -75,17 +79,26 @@ class _Plan(NamedTuple):
     learner: Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor] = _as_published
 
 
+def _untouched(filters: Tensor, _: Tensor) -> CUDATransform:
+    return CUDATransform(filters, fraction=0.0)
+
+
 def _cuda(filters: Tensor, _: Tensor) -> CUDATransform:
     return CUDATransform(filters)
+
+
+def _shared(filters: Tensor, _: Tensor) -> CUDATransform:
+    return CUDATransform(filters[:1].expand_as(filters))
 
 
 STUDY = Study(
     paper="cuda_unlearnable",
     question="If I convolve my images with a secret filter for each class, can a network still learn from them?",
-    claim="A network that is trained on the convolved images fails on clean ones, adversarial training included.",
+    claim="A network that is trained on the convolved images is less accurate on clean ones than one trained on these.",
     arms={
-        "clean": Arm("the images as they are", _Plan(lambda filters, _: CUDATransform(filters, fraction=0.0))),
+        "clean": Arm("the images as they are", _Plan(_untouched)),
         "cuda": Arm("a filter for each class, entries up to 0.3", _Plan(_cuda)),
+        "cuda_shared": Arm("control: one filter shared by all classes, entries up to 0.3", _Plan(_shared)),
         "cuda_weak": Arm("a filter for each class, entries up to 0.1", _Plan(_cuda, blur=0.1)),
         "additive": Arm(
             "control: noise for each class, added, at most 8/255 in size", _Plan(lambda _, noise: _Additive(noise))
@@ -93,6 +106,9 @@ STUDY = Study(
         "cuda_adversarial": Arm(
             "as cuda; the learner trains on adversarial images, of radius 8/255 in the largest entry",
             _Plan(_cuda, learner=_adversarial),
+        ),
+        "clean_adversarial": Arm(
+            "control: as clean; the learner trains on such adversarial images", _Plan(_untouched, learner=_adversarial)
         ),
         "cuda_refiltered": Arm(
             "control: as cuda; the learner convolves each image with a new random filter in each step",
@@ -117,8 +133,11 @@ STUDY = Study(
     tuned="the learning rate: 3 tries an arm and seed, by accuracy on validation images protected as for training",
     limits=(
         "Small images, a network of five layers and a few hundred steps. A protection that fails here may hold where "
-        "classes are harder to tell than filters, and one that holds here may fail against a learner who looks longer."
+        "classes are harder to tell than filters, and one that holds here may fail against a learner who looks longer. "
+        "A loss of accuracy is no failure to learn: how much is left stands in the numbers. The share of the loss that "
+        "one filter for all classes brings as well is not due to what the filters tell."
     ),
+    seeds=10,
 )
 
 
@@ -131,9 +150,14 @@ class _Trained(NamedTuple):
 def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train on what was published with each rate; report what the best on such images does on clean ones."""
     task = classification(
-        setting, smoke=(100, 50, 50), desk=(900, 200, 690), gpu=(20_000, 5_000, 10_000), normalised=False
+        setting,
+        smoke=(100, 50, 50),
+        desk=(2_000, 500, 1_000),
+        gpu=(20_000, 5_000, 10_000),
+        default="glyphs",
+        normalised=False,
     )
-    steps = setting.pick(smoke=10, desk=200, gpu=5_000)
+    steps = setting.pick(smoke=10, desk=250, gpu=5_000)
     draw, owners_filters = setting.generator("method"), partial(class_filters, task.classes, blur=arm.make.blur)
     filters = owners_filters(generator=draw)
     noise = _NOISE * (2 * torch.rand(task.classes, *task.shape, generator=draw) - 1)

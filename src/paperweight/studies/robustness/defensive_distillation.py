@@ -33,7 +33,7 @@ from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, c
 
 _EPS = 0.1
 _WITHIN = 0.6
-_RATES = (5e-3, 1.5e-2, 5e-2, 1.5e-1)
+_RATES = (1.5e-3, 5e-3, 1.5e-2, 5e-2, 1.5e-1, 5e-1)
 _BATCH = 64
 
 
@@ -47,8 +47,14 @@ class _Plan(NamedTuple):
 
 STUDY = Study(
     paper="defensive_distillation",
-    question="Does a network that is distilled at a high temperature withstand FGSM, and Carlini-Wagner?",
-    claim="Defensive distillation raises the accuracy under FGSM, and not that under the Carlini-Wagner attack.",
+    question=(
+        "Does a network that is distilled at a high temperature withstand FGSM by more than masked gradients, and "
+        "Carlini-Wagner?"
+    ),
+    claim=(
+        "Defensive distillation raises the accuracy under FGSM, with unmasked gradients as well, but not that "
+        "under the Carlini-Wagner attack."
+    ),
     arms={
         "plain": Arm("trained on labels", _Plan()),
         "distilled": Arm(
@@ -64,9 +70,17 @@ STUDY = Study(
         ),
     },
     metrics={
-        "fgsm": Metric(label="test accuracy under FGSM as it stands", unit="", better="higher", minimal_effect=0.02),
+        "fgsm": Metric(
+            label="test accuracy under FGSM as it stands, gradients masked",
+            unit="",
+            better="higher",
+            minimal_effect=0.02,
+        ),
         "fgsm_unmasked": Metric(
-            label="test accuracy under FGSM on logits / 1, 20 and 100", unit="", better="higher", minimal_effect=0.02
+            label="test accuracy under FGSM, gradients unmasked: logits / 1, 20 and 100",
+            unit="",
+            better="higher",
+            minimal_effect=0.02,
         ),
         "carlini_wagner": Metric(
             label="test accuracy under Carlini-Wagner within 0.6", unit="", better="higher", minimal_effect=0.02
@@ -78,20 +92,22 @@ STUDY = Study(
     },
     headline="fgsm_unmasked",
     tuned=(
-        "the learning rate, of student and teacher alike: 4 tries an arm and seed from one grid, by validation "
-        "accuracy without attack"
+        "the learning rate, of student and teacher alike: 6 tries an arm and seed from one grid, a factor of about 3 "
+        "apart, by validation accuracy without attack"
     ),
     limits=(
         "Small images, one small network, FGSM of one size, Carlini-Wagner with 8 values of c and at most 200 steps "
-        "each: nothing follows for large images or networks, or for stronger attacks."
+        "each, at the desk budget on 256 of the test images: nothing follows for large images or networks, or for "
+        "stronger attacks."
     ),
+    seeds=24,
 )
 
 
 def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train with each rate; attack the test images of the network that is best on validation images."""
     task = classification(
-        setting, smoke=(100, 50, 30), desk=(800, 400, 128), gpu=(20_000, 5_000, 2_000), normalised=False
+        setting, smoke=(100, 50, 30), desk=(800, 400, 597), gpu=(20_000, 5_000, 2_000), normalised=False
     )
     steps = setting.pick(smoke=40, desk=250, gpu=8_000)
     plan = arm.make
@@ -122,10 +138,11 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         attacked = fgsm(nn.Sequential(model, _Divided(divisor)), images, labels)
         withstood = withstood & evaluate_classifier(model, attacked, labels).correct
     carlini_wagner = CarliniWagnerL2(c=1e-3, steps=setting.pick(smoke=20, desk=200, gpu=1_000), binary_search_steps=7)
-    nearest = carlini_wagner(model, images, labels)
-    distances = (nearest - images).flatten(1).norm(dim=1)
-    missed = evaluate_classifier(model, nearest, labels).correct
-    fallen = best.tested.correct & ~missed
+    searched = slice(setting.pick(smoke=30, desk=256, gpu=2_000))
+    nearest = carlini_wagner(model, images[searched], labels[searched])
+    distances = (nearest - images[searched]).flatten(1).norm(dim=1)
+    missed = evaluate_classifier(model, nearest, labels[searched]).correct
+    fallen = best.tested.correct[searched] & ~missed
 
     def left_within(radius: float) -> float:
         return (missed | (distances > radius)).double().mean().item()
@@ -149,6 +166,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         arguments={
             "steps": steps,
             "batch_size": _BATCH,
+            "images_under_carlini_wagner": len(nearest),
             "carlini_wagner_fails": missed.double().mean().item(),
             "pixels_without_gradient": (fooled == images)[best.tested.correct].double().mean().item(),
         },

@@ -5,7 +5,9 @@ of the square root of 2 apart, and takes the best by the average certified radiu
 the dual radius is larger by up to that factor, so that equal noise would compare different trade-offs. Every network
 has the same architecture and number of training steps, so that the dual arm trains twice as long as the baseline, as in
 the paper. Every arm has the same number of noisy copies of an image; the dual one gives half of them to each branch.
-The headline is the average certified radius, in which an image that is wrong or not certified counts as 0.
+The headline is the average certified radius, in which an image that is wrong or not certified counts as 0. The default
+data are characters of 28 x 28 pixels that are little disturbed, of a fifth of the difficulty that glyphs can have: what
+is hard without noise leaves no radius to compare.
 
 What it can show: whether the split is worth half of the pixels. What it cannot: the curse of dimension itself, which is
 weak for small images, and the paper's scale. An average radius not above the baseline's would refute the claim here.
@@ -35,8 +37,8 @@ from paperweight.robustness.dual_randomized_smoothing import (
 )
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
 
-_SIGMAS = (0.18, 0.25, 0.35, 0.5)
-_RATE = 5e-3
+_SIGMAS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
+_RATE = 2e-3
 _BATCH = 64
 _CHOOSING = 100
 _VOTES = 200
@@ -98,12 +100,13 @@ STUDY = Study(
         "accuracy": Metric(label="accuracy of the votes", unit="", better="higher", minimal_effect=0.01),
     },
     headline="average_radius",
-    tuned="the noise: 4 tries an arm and seed, by the average certified radius on validation images",
+    tuned="the noise: 6 tries an arm and seed, by the average certified radius on validation images",
     limits=(
         "Small images and networks, and far fewer noisy copies than in the paper, which lowers the largest radius that "
         "can be certified. Networks train on pixels with noise alone; nothing follows for denoisers or for "
         "training that is made for smoothing."
     ),
+    seeds=10,
 )
 
 
@@ -116,7 +119,14 @@ class _Trained(NamedTuple):
 
 def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train and certify at each level of noise; report what the best on validation images does on test images."""
-    task = classification(setting, smoke=(100, 20, 20), desk=(800, 40, 120), gpu=(20_000, 500, 1_000), normalised=False)
+    task = classification(
+        setting,
+        smoke=(100, 20, 20),
+        desk=(4_000, 80, 300),
+        gpu=(20_000, 500, 1_000),
+        default="glyphs-20",
+        normalised=False,
+    )
     steps = setting.pick(smoke=20, desk=200, gpu=8_000) * arm.make.times
     copies = setting.pick(smoke=100, desk=1_000, gpu=20_000)
     default = setting.pick(smoke=_small, desk=_small, gpu=LeNet)
@@ -217,7 +227,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     )
 
 
-_small = partial(MLP, hidden=(64,))
+_small = partial(MLP, hidden=(128,))
 
 
 def _seen(mask: Tensor, sigma: float, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -44,7 +44,7 @@ from paperweight.unlearning.salun import SalUn
 _TRAINING_RATE = 0.05
 _MOMENTUM = 0.9
 _DECAY = 5e-4
-_BATCH = 64
+_BATCH = 128
 
 
 @final
@@ -88,7 +88,7 @@ def _random_labels(fraction: float, random_part: float = 1.0) -> _Plan:
     def unlearner(rate: float, epochs: int) -> SalUn:
         return SalUn(fraction, rate, epochs, batch_size=_BATCH, momentum=_MOMENTUM, weight_decay=_DECAY)
 
-    return _Plan((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), unlearner, random_part)
+    return _Plan((6e-3, 1.2e-2, 2.5e-2, 5e-2), unlearner, random_part)
 
 
 STUDY = Study(
@@ -106,15 +106,15 @@ STUDY = Study(
             "control: random labelling of as many weights, drawn at random", _random_labels(1.0, random_part=0.5)
         ),
         "fine_tuning": Arm(
-            "control: further training on the retain set alone", _Plan((1e-2, 3e-2, 1e-1, 3e-1, 1.0), _FurtherTraining)
+            "control: further training on the retain set alone", _Plan((1e-2, 2e-2, 4e-2, 8e-2), _FurtherTraining)
         ),
         "gradient_ascent": Arm(
             "control: ascent of the loss of the forget set alone",
-            _Plan((1e-3, 3e-3, 1e-2, 3e-2, 1e-1), partial(_FurtherTraining, ascent=True)),
+            _Plan((1e-4, 2.5e-4, 5e-4, 1e-3), partial(_FurtherTraining, ascent=True)),
         ),
     },
     metrics={
-        "average_gap": Metric(label="average gap to retraining", unit="", better="lower", minimal_effect=0.01),
+        "average_gap": Metric(label="average gap to retraining", unit="", better="lower", minimal_effect=0.003),
         "forget_gap": Metric(label="gap in accuracy, forget set", unit="", better="lower", minimal_effect=0.02),
         "retain_gap": Metric(label="gap in accuracy, retain set", unit="", better="lower", minimal_effect=0.01),
         "test_gap": Metric(label="gap in test accuracy", unit="", better="lower", minimal_effect=0.01),
@@ -122,14 +122,15 @@ STUDY = Study(
     },
     headline="average_gap",
     tuned=(
-        "the learning rate, 5 tries an arm and seed, by the distance on training and validation images to what the "
+        "the learning rate, 4 tries an arm and seed, by the distance on training and validation images to what the "
         "original model lets one expect of a retrained one; the retrained arm has the original's rate and no tries"
     ),
     limits=(
         "Small images, one small network, 10% of the samples drawn at random, one threshold attack: nothing follows "
-        "for classes, concepts, diffusion models or per-sample attacks. The forget set is small, so that one image is "
-        "some hundredths of its accuracy; the gap of the retrained arm tells the noise."
+        "for classes, concepts, diffusion models or per-sample attacks. At the desk budget 600 images are forgotten; "
+        "the gap of the retrained arm tells the noise, that of the original what there is to gain."
     ),
+    seeds=16,
 )
 
 
@@ -161,7 +162,13 @@ class _Tried(NamedTuple):
 
 def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Unlearn with each rate; report how far the one chosen without the reference is from the reference."""
-    task = classification(setting, smoke=(100, 50, 50), desk=(600, 390, 800), gpu=(20_000, 5_000, 10_000))
+    task = classification(
+        setting,
+        smoke=(100, 50, 50),
+        desk=(6_000, 1_000, 2_000),
+        gpu=(20_000, 5_000, 10_000),
+        default="glyphs",
+    )
     steps = setting.pick(smoke=20, desk=600, gpu=8_000)
     epochs = setting.pick(smoke=1, desk=10, gpu=10)
     count = len(task.train) // 10
