@@ -35,7 +35,7 @@ from paperweight.loops import tune
 from paperweight.nets import count_parameters
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
 
-_RATES = (0.003, 0.01, 0.03, 0.1)
+_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
 _STRIDES = (2, 2)
 _REACH = 3
 _BATCH = 32
@@ -137,7 +137,7 @@ STUDY = Study(
         "merging_loss": Metric(label="test accuracy lost by merging", unit="", better="lower", minimal_effect=0.001),
     },
     headline="accuracy",
-    tuned="the learning rate, 4 tries an arm and seed, a factor of about 3 apart, from one grid: by validation loss",
+    tuned="the learning rate, 5 tries an arm and seed, a factor of about 3 apart, from one grid: by validation loss",
     limits=(
         "Small images, a network of four layers, no augmentation, and few epochs, where deep training is made for "
         "hundreds: nothing follows for ImageNet or for deeper networks. Cost is counted in multiplications, not "

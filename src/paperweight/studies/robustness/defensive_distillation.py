@@ -33,7 +33,7 @@ from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, c
 
 _EPS = 0.1
 _WITHIN = 0.6
-_RATES = (1.5e-3, 5e-3, 1.5e-2, 5e-2, 1.5e-1, 5e-1)
+_RATES = (5e-3, 1.5e-2, 5e-2, 1.5e-1, 5e-1, 1.5)
 _BATCH = 64
 
 
