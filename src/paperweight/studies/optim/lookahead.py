@@ -102,6 +102,7 @@ STUDY = Study(
         "models; k, alpha, momentum and weight decay are those of the paper, not tuned. The common rate of the "
         "quadratic is 0.5 for SGD and 0.1 for Adam, so that its noise compares arms of the same inner optimizer alone."
     ),
+    seeds=16,
 )
 
 
