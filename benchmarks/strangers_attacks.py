@@ -54,7 +54,10 @@ def torchattacks_strangers() -> Found:
 
         return call
 
-    plain = "FGSM BIM RFGSM PGD EOTPGD FFGSM TPGD MIFGSM UPGD DIFGSM TIFGSM Jitter NIFGSM SINIFGSM VMIFGSM VNIFGSM APGD SPSA"
+    plain = (
+        "FGSM BIM RFGSM PGD EOTPGD FFGSM TPGD MIFGSM UPGD DIFGSM TIFGSM Jitter NIFGSM SINIFGSM VMIFGSM VNIFGSM "
+        "APGD SPSA"
+    )
     sign: dict[str, dict[str, Any]] = {
         **{name: {} for name in plain.split()},
         "PGDRS": {"noise_sd": 0.0},

@@ -18,7 +18,7 @@ CAUSES: dict[str, dict[str, str]] = {
     "timm": {"PlateauLRScheduler": "Its `state_dict` holds best metric and last epoch, not the number of bad epochs."},
     "transformers": {"Adafactor": "It evaluates the closure under `torch.no_grad()`."},
     "pytorch_optimizer": {
-        **{name: _ADAMW_LR for name in ("muon", "adamuon", "adago", "normuon", "muonclip")},
+        **dict.fromkeys(("muon", "adamuon", "adago", "normuon", "muonclip"), _ADAMW_LR),
         "distributedmuon": f"{_ADAMW_LR} {_PROCESS}",
         "demo": _PROCESS,
         **{f"dadapt{name}": _FIRST_GROUP for name in ("adagrad", "adam", "adan", "lion", "sgd")},
@@ -54,13 +54,13 @@ NOT_RUN: dict[str, str] = {
         "attack nothing themselves."
     ),
     "foolbox": (
-        "attacks that are measured otherwise than in a norm of 1, 2 or infinity, that need data, or whose name tells no "
-        "norm."
+        "attacks that are measured otherwise than in a norm of 1, 2 or infinity, that need data, or whose name tells "
+        "no norm."
     ),
     "diffusers": (
-        "schedulers of consistency models (LCM, TCD, CM, SCM), which ask for a network distilled for them; those of one "
-        "pipeline, of inversion, of discrete data, and of noise levels in units of the data (EDM); DPMSolverSDE, which "
-        "needs torchsde; the parallel forms of DDIM and DDPM."
+        "schedulers of consistency models (LCM, TCD, CM, SCM), which ask for a network distilled for them; those of "
+        "one pipeline, of inversion, of discrete data, and of noise levels in units of the data (EDM); DPMSolverSDE, "
+        "which needs torchsde; the parallel forms of DDIM and DDPM."
     ),
 }
 """Package to what was left out, and why."""
