@@ -31,8 +31,9 @@ def _velocity(data: GaussianData) -> Callable[[Tensor, float, float], Tensor]:
 def _vp_levels(scheduler: Any, index: int) -> tuple[float, float]:
     """Give alpha and sigma of the input, by the scheduler's own levels."""
     timestep = scheduler.timesteps[index]
-    if hasattr(scheduler, "sigmas") and scheduler.sigmas is not None:
-        ratio = float(scheduler.sigmas[index])
+    if hasattr(scheduler, "sigmas"):
+        between = hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order
+        ratio = float((scheduler.sigmas_interpol if between else scheduler.sigmas)[index])
         return (1 + ratio**2) ** -0.5, ratio * (1 + ratio**2) ** -0.5
     alpha_bar = float(scheduler.alphas_cumprod[int(timestep)])
     return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
