@@ -32,8 +32,10 @@ def _vp_levels(scheduler: Any, index: int) -> tuple[float, float]:
     """Give alpha and sigma of the input, by the scheduler's own levels."""
     timestep = scheduler.timesteps[index]
     if hasattr(scheduler, "sigmas"):
-        between = hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order
-        ratio = float((scheduler.sigmas_interpol if between else scheduler.sigmas)[index])
+        ratio = float(scheduler.sigmas[index])
+        if hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order:
+            back = "Ancestral" in type(scheduler).__name__
+            ratio = float(scheduler.sigmas_interpol[index - back])
         return (1 + ratio**2) ** -0.5, ratio * (1 + ratio**2) ** -0.5
     alpha_bar = float(scheduler.alphas_cumprod[int(timestep)])
     return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
