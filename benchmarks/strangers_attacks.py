@@ -15,7 +15,6 @@ Found = Iterator[tuple[str, str, Subject]]
 """Kind, name and subject."""
 
 IMAGES = (3, 8, 8)
-CLASSES = 3
 OVERSHOOT = 0.05
 """Slack of an attack that looks for the nearest boundary: most step over it by 2% on purpose."""
 
@@ -44,22 +43,26 @@ def torchattacks_strangers() -> Found:
     """Give the attacks of torchattacks that are measured in a norm 1, 2 or infinity, at their own radii."""
     import torchattacks
 
+    of_classes = ("FAB",)
+
     def attack(name: str, options: Mapping[str, Any], size: str, radius: float | None = None) -> Callable[..., Tensor]:
         def call(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
             given = dict(options) if radius is None else {**options, size: radius}
+            if name in of_classes:
+                given["n_classes"] = model(inputs[:1]).shape[1]
             return getattr(torchattacks, name)(model, **given)(inputs, labels)
 
         return call
 
+    plain = (
+        "FGSM BIM RFGSM PGD EOTPGD FFGSM TPGD MIFGSM UPGD DIFGSM TIFGSM Jitter NIFGSM SINIFGSM VMIFGSM VNIFGSM "
+        "APGD SPSA"
+    )
     sign: dict[str, dict[str, Any]] = {
-        **dict.fromkeys(("FGSM", "BIM", "RFGSM", "PGD", "EOTPGD", "FFGSM", "TPGD", "MIFGSM", "UPGD", "DIFGSM"), {}),
-        **dict.fromkeys(("TIFGSM", "Jitter", "NIFGSM", "SINIFGSM", "VMIFGSM", "VNIFGSM", "APGD"), {}),
+        **{name: {} for name in plain.split()},
         "PGDRS": {"noise_sd": 0.0},
-        "SPSA": {},
-        "APGDT": {"n_classes": CLASSES},
-        "FAB": {"n_classes": CLASSES},
+        **{name: {} for name in of_classes},
         "Square": {"n_queries": 200},
-        "AutoAttack": {"n_classes": CLASSES},
     }
     for name, options in sign.items():
         yield "attack", name, _bounded(partial(attack, name, options, "eps"), math.inf, 8 / 255)
@@ -75,11 +78,16 @@ def foolbox_strangers() -> Found:
     """Give the attacks of Foolbox that are made without arguments and measured in a norm 1, 2 or infinity."""
     import foolbox
     from foolbox import attacks
+    from foolbox.attacks.base import FixedEpsilonAttack
 
     norms = {"L1": 1.0, "L2": 2.0, "Linf": math.inf, "LInf": math.inf}
     radii = {1.0: 2.0, 2.0: 0.5, math.inf: 8 / 255}
     unnamed = {"DDNAttack": 2.0, "NewtonFoolAttack": 2.0, "EADAttack": 1.0, "VirtualAdversarialAttack": 2.0}
-    options: dict[str, dict[str, Any]] = {"VirtualAdversarialAttack": {"steps": 10}}
+    options: dict[str, dict[str, Any]] = {
+        "VirtualAdversarialAttack": {"steps": 10},
+        "EADAttack": {"binary_search_steps": 4, "steps": 200},
+        "L2CarliniWagnerAttack": {"binary_search_steps": 4, "steps": 200},
+    }
 
     def attack(name: str, radius: float | None = None) -> Callable[..., Tensor]:
         made = getattr(attacks, name)(**options.get(name, {}))
@@ -94,16 +102,11 @@ def foolbox_strangers() -> Found:
 
     for name, made in sorted(vars(attacks).items()):
         prefix = next((prefix for prefix in ("L1", "L2", "Linf", "LInf") if name.startswith(prefix)), None)
-        if not inspect.isclass(made) or made.__name__ != name or (prefix is None and name not in unnamed):
+        alias = not inspect.isclass(made) or made.__name__ != name
+        if alias or (prefix is None and name not in unnamed) or name.endswith("BrendelBethgeAttack"):
             continue
         norm = unnamed[name] if prefix is None else norms[prefix]
-        if issubclass(made, attacks.FixedEpsilonAttack if hasattr(attacks, "FixedEpsilonAttack") else _fixed()):
+        if issubclass(made, FixedEpsilonAttack):
             yield "attack", name, _bounded(partial(attack, name), norm, radii[norm])
         else:
             yield "attack", name, _nearest(partial(attack, name), norm)
-
-
-def _fixed() -> type:
-    from foolbox.attacks.base import FixedEpsilonAttack
-
-    return FixedEpsilonAttack

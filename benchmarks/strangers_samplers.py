@@ -1,4 +1,4 @@
-"""The schedulers of diffusers, as subjects of the contract of samplers: each with the exact network of Gaussian data."""
+"""The schedulers of diffusers, as subjects of the contract of samplers, with the exact network of Gaussian data."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -13,9 +13,11 @@ from paperweight.testing import GaussianData, SamplerSubject, Subject
 Found = Iterator[tuple[str, str, Subject]]
 """Kind, name and subject."""
 
-STEPS = 100
+MANY, FEW = 500, 100
+"""Steps at which the moments are compared: many for solvers of order 1 and for random ones, else few."""
 COARSE = 32
-"""The number of steps at which the order is first measured; diffusers has 1000 levels, so that 128 is the most here."""
+DIVIDING = 125
+"""Numbers of steps at which the order is first measured: 32, 64 and 128, and 125, 250 and 500, which divide 1000."""
 
 
 def _noise_levels(data: GaussianData) -> Callable[[Tensor, float, float], Tensor]:
@@ -26,15 +28,14 @@ def _velocity(data: GaussianData) -> Callable[[Tensor, float, float], Tensor]:
     return lambda y, alpha, sigma: data.noise(y, alpha, sigma) - data.denoise(y, alpha, sigma)
 
 
-def _denoised(data: GaussianData) -> Callable[[Tensor, float, float], Tensor]:
-    return lambda y, alpha, sigma: data.denoise(y, alpha, sigma)
-
-
 def _vp_levels(scheduler: Any, index: int) -> tuple[float, float]:
     """Give alpha and sigma of the input, by the scheduler's own levels."""
     timestep = scheduler.timesteps[index]
-    if hasattr(scheduler, "sigmas") and scheduler.sigmas is not None:
+    if hasattr(scheduler, "sigmas"):
         ratio = float(scheduler.sigmas[index])
+        if hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order:
+            back = "Ancestral" in type(scheduler).__name__
+            ratio = float(scheduler.sigmas_interpol[index - back])
         return (1 + ratio**2) ** -0.5, ratio * (1 + ratio**2) ** -0.5
     alpha_bar = float(scheduler.alphas_cumprod[int(timestep)])
     return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
@@ -78,50 +79,63 @@ def diffusers_strangers() -> Found:
         network: Callable[[GaussianData], Callable[..., Tensor]] = _noise_levels,
         levels: Callable[[Any, int], tuple[float, float]] = _vp_levels,
         random: bool = False,
+        coarse: int = COARSE,
+        most: int = MANY,
     ) -> SamplerSubject:
         make = partial(getattr(diffusers, name), **given)
         of_steps = partial(_sampler, make, levels=levels, random=random)
+        steps = most if order is None or order == 1 else FEW
         counting = make()
-        counting.set_timesteps(STEPS)
+        counting.set_timesteps(steps)
         return SamplerSubject(
-            make=lambda: of_steps(STEPS),
+            make=lambda: of_steps(steps),
             network=network,
             calls=len(counting.timesteps),
             random=random,
             of_steps=None if order is None else of_steps,
             order=order,
-            steps=COARSE,
+            steps=coarse,
         )
 
-    exact = {"clip_sample": False}
-    trailing = {"timestep_spacing": "trailing"}
+    whole, dividing = {"clip_sample": False}, {"coarse": DIVIDING}
+    karras = {"use_karras_sigmas": True}
+    flow = {"network": _velocity, "levels": _flow_levels}
+    random = {"random": True}
     rows: list[tuple[str, float | None, dict[str, Any], dict[str, Any]]] = [
-        ("DDIMScheduler", 1, exact, {}),
-        ("DDIMScheduler", 1, exact | trailing, {}),
-        ("DDIMParallelScheduler", 1, exact, {}),
-        ("DDPMScheduler", None, exact, {"random": True}),
-        ("DDPMParallelScheduler", None, exact, {"random": True}),
-        ("PNDMScheduler", 2, {}, {}),
-        ("PNDMScheduler", 2, {"skip_prk_steps": True}, {}),
+        ("DDIMScheduler", 1, whole, dividing),
+        ("DDIMScheduler", 1, whole, {}),
+        ("DDIMScheduler", 1, whole | {"timestep_spacing": "trailing"}, dividing),
+        ("DDPMScheduler", None, whole, random),
+        ("PNDMScheduler", 2, {}, dividing),
+        ("PNDMScheduler", 2, {"skip_prk_steps": True}, dividing),
         ("EulerDiscreteScheduler", 1, {}, {}),
-        ("EulerAncestralDiscreteScheduler", None, {}, {"random": True}),
+        ("EulerDiscreteScheduler", 1, karras, {}),
+        ("EulerAncestralDiscreteScheduler", None, {}, random),
         ("HeunDiscreteScheduler", 2, {}, {}),
+        ("HeunDiscreteScheduler", 2, karras, {}),
         ("KDPM2DiscreteScheduler", 2, {}, {}),
-        ("KDPM2AncestralDiscreteScheduler", None, {}, {"random": True}),
+        ("KDPM2DiscreteScheduler", 2, karras, {}),
+        ("KDPM2AncestralDiscreteScheduler", None, {}, random | {"most": FEW}),
         ("LMSDiscreteScheduler", 2, {}, {}),
+        ("LMSDiscreteScheduler", 2, karras, {}),
         ("DEISMultistepScheduler", 2, {}, {}),
-        ("DPMSolverMultistepScheduler", 2, {}, {}),
-        ("DPMSolverMultistepScheduler", None, {"algorithm_type": "sde-dpmsolver++"}, {"random": True}),
+        ("DEISMultistepScheduler", 2, karras, {}),
         ("DPMSolverMultistepScheduler", 1, {"solver_order": 1}, {}),
+        ("DPMSolverMultistepScheduler", 2, {}, {}),
+        ("DPMSolverMultistepScheduler", 2, karras, {}),
         ("DPMSolverMultistepScheduler", 3, {"solver_order": 3}, {}),
+        ("DPMSolverMultistepScheduler", 3, {"solver_order": 3} | karras, {}),
+        ("DPMSolverMultistepScheduler", None, {"algorithm_type": "sde-dpmsolver++"}, random),
         ("DPMSolverSinglestepScheduler", 2, {}, {}),
+        ("DPMSolverSinglestepScheduler", 2, karras, {}),
         ("UniPCMultistepScheduler", 2, {}, {}),
-        ("SASolverScheduler", None, {}, {"random": True}),
-        ("LCMScheduler", None, {"clip_sample": False}, {"random": True}),
-        ("TCDScheduler", None, {"clip_sample": False}, {"random": True}),
-        ("FlowMatchEulerDiscreteScheduler", 1, {}, {"network": _velocity, "levels": _flow_levels}),
-        ("FlowMatchHeunDiscreteScheduler", 2, {}, {"network": _velocity, "levels": _flow_levels}),
+        ("UniPCMultistepScheduler", 2, karras, {}),
+        ("SASolverScheduler", None, {}, random),
+        ("FlowMatchEulerDiscreteScheduler", 1, {}, flow),
+        ("FlowMatchHeunDiscreteScheduler", 2, {}, flow),
     ]
     for name, order, given, rest in rows:
-        words = ", ".join(f"{key}={value}" for key, value in given.items() if key != "clip_sample")
-        yield "sampler", f"{name}({words})" if words else name, subject(name, order, given, **rest)
+        told = [f"{key}={value}" for key, value in given.items() if key != "clip_sample"]
+        told += ["order from 125 steps"] if "coarse" in rest else []
+        words = ", ".join(told)
+        yield "sampler", f"{name} ({words})" if words else name, subject(name, order, given, **rest)
