@@ -1,6 +1,7 @@
 """What all tests share: one thread a process, an own cache, no network, and `tests.paper` for the file of a paper."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,9 @@ from paperweight.catalogue import Entry
 
 pytest.register_assert_rewrite("tests.paper")
 torch.set_num_threads(1)  # as every trial has: processes on shared cores would wait otherwise
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # a run in the background inherits this; tests send these signals
+        signal.signal(number, usual)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
