@@ -168,3 +168,11 @@ def test_a_bar_shows_no_control_characters(capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().err
     assert "[red]\\x1b[31mname: keys [bold]" in shown
     assert "\x1b[31mname" not in shown
+
+
+def test_answers_show_no_control_characters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "\x9b2J"
+    assert status("plant", "--data", "digits", "--records", "12", "--out", str(out)) == 0
+    shown = capsys.readouterr().out
+    assert "\\x9b2J" in shown
+    assert "\x9b" not in shown

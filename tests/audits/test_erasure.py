@@ -187,6 +187,8 @@ def test_the_same_seed_gives_the_same_audit(base, data):
     ("given", "message"),
     [
         ({"count": 9}, "count must be at least 10, got 9"),
+        ({"seed": -1}, "seed must be from 0 to"),
+        ({"seed": 10**40}, "seed must be from 0 to"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"templates": ("a circle",)}, "templates must be captions with {}"),
         ({"templates": "{}"}, "templates must be captions with {}"),

@@ -163,6 +163,8 @@ def test_rows_and_record_are_plain(book: Keybook, digits: Tensor):
     ("arguments", "message"),
     [
         ({"limit": 1}, "limit must be at least 2"),
+        ({"seed": -1}, "seed must be from 0 to"),
+        ({"seed": 10**40}, "seed must be from 0 to"),
         ({"permutations": 50}, "permutations must be at least 99"),
         ({"repeats": 0}, "repeats and batch_size must be at least 1"),
         ({"given": torch.zeros(3)}, "given must be one label or caption an image, got 3 for 1797"),

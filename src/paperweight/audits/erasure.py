@@ -99,6 +99,8 @@ def audit_erasure(
     numbers = {"count": count, "steps": steps, "sampling_steps": sampling_steps, "judge_steps": judge_steps}
     _check(list(given.values()), images, labels, kinds, concept, initial, templates, numbers)
     chosen = next(number for number, each in enumerate(kinds) if concept in each)
+    if not 0 <= seed < 2**63 - 1:
+        raise InputError(f"seed must be from 0 to 2**63 - 2, got {seed}")
     training, testing, rest = _parts(labels, kinds, torch.Generator().manual_seed(seed))
     shown = images[rest[labels[rest] == chosen]]
 

@@ -76,6 +76,8 @@ def audit_memorization(
         >>> len(audit.records), audit.counts[0].delta, 0 < audit.total_p <= 1
         (20, 0.1, True)
     """
+    if not 0 <= seed < 2**63 - 1:
+        raise InputError(f"seed must be from 0 to 2**63 - 2, got {seed}")
     mark = marked_by(keybook)
     index = _indices(keybook, images, given)
     trained, held_out = _chosen(keybook, limit, seed)

@@ -34,13 +34,13 @@ def open_streams() -> None:
 
 
 def write(text: str) -> None:
-    """Write a text to standard output at once; where nobody reads on, the rest goes nowhere.
+    """Write a text to standard output at once, control characters written out; where nobody reads on, it goes nowhere.
 
     Raises:
         InputError: If it cannot be written.
     """
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(visible(text))
         sys.stdout.flush()
     except OSError as error:
         _discard(sys.stdout)
