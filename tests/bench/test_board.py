@@ -104,8 +104,14 @@ def test_a_result_without_an_arm_that_the_study_declares_no_longer_is_not_conclu
     record = json.loads(path.read_text(encoding="utf-8"))
     record["measured"]["arms"][1] = "gone"
     path.write_text(json.dumps(record), encoding="utf-8")
+    board.board(["lookahead"])
+    other = tmp_path / "results" / "optim" / "lookahead.json"
+    text = other.read_text(encoding="utf-8")
+    record = json.loads(text)
+    other.write_text(json.dumps(record | {"concluded": record["concluded"] | {"words": "old"}}), encoding="utf-8")
     with pytest.raises(InputError, match="no longer declares the arm gone; weigh it again"):
         board.conclude_again()
+    assert other.read_text(encoding="utf-8") == text, "one that cannot be concluded keeps no other from it"
 
 
 def test_p_values_are_adjusted_over_all_studies(weighed: list[str], tmp_path: Path):

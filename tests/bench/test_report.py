@@ -401,6 +401,17 @@ def test_words_say_where_secondary_comparisons_are_too_many_for_the_pairs() -> N
     assert "secondary comparisons" not in weighing().words()
 
 
+def test_words_say_that_a_gain_is_below_the_minimal_effect() -> None:
+    def small(arm: str, seed: int, fields: dict[str, Any]) -> None:
+        gain = 0.04 + 0.02 * (seed % 2 == 0) - 0.01 * (seed % 4 == 0) if arm == "method" else 0.0
+        fields.update(metrics={"score": gain, "loss": 0.0})
+
+    found = weighing(small)
+    assert (found.verdict, 0 < found.conclusion.primary.gain < 0.05) == ("helps", True)
+    assert "That is below the minimal effect of 0.05 points." in found.words()
+    assert "below the minimal effect" not in weighing().words()
+
+
 def test_words_name_the_arms_that_a_method_which_helps_is_not_shown_to_beat() -> None:
     def varied(arm: str, seed: int, fields: dict[str, Any]) -> None:
         gains = {"base": 0.0, "method": 1.0, "above": 1.25, "below": 0.5, "near": 1.0 - (-1) ** seed * 0.5}

@@ -157,15 +157,22 @@ def conclude_again(names: Sequence[str] = ()) -> list[BoardRow]:
         One row a study that has a result, by adjusted p-value.
 
     Raises:
-        InputError: If a name is unknown, a study no longer fits its measured part, or this is an installed package.
+        InputError: If a name is unknown, this is an installed package, or studies no longer fit their measured parts;
+            all others are concluded before.
     """
     _refuse_installed()
     done: dict[str, Done] = {}
+    unfit: list[str] = []
     for entry in [find(name) for name in names] or entries():
         official = official_result(entry)
-        if official is not None and _concluded(entry, official) != official.concluded:
-            _write(entry, official.record)
-            done[entry.stem] = "concluded"
+        try:
+            if official is not None and _concluded(entry, official) != official.concluded:
+                _write(entry, official.record)
+                done[entry.stem] = "concluded"
+        except InputError as error:
+            unfit.append(str(error))
+    if unfit:
+        raise InputError("; ".join(unfit))
     return _rows(done)
 
 

@@ -198,7 +198,11 @@ class Conclusion:
         if self.verdict == "no effect":
             return f"The whole interval lies inside the minimal effect of {smallest}."
         if self.verdict != "inconclusive":
-            return ""
+            return (
+                f"That is below the minimal effect of {smallest}."
+                if abs(self.primary.gain) < metric.minimal_effect
+                else ""
+            )
         if len(self.seeds) < (needed := pairs_needed()):
             return f"Fewer than {needed} seeds can reach no verdict; use at least {needed}."
         if self.primary.could_not_decide:
