@@ -163,6 +163,11 @@ def test_an_unknown_word_is_refused():
         UCE()(tiny(), ["cirle"], [])
 
 
+def test_a_model_without_words_of_its_own_is_refused():
+    with pytest.raises(InputError, match="model must be a TextToImage"):
+        UCE(tokens="all")(torch.nn.Linear(2, 2), ["circle"], ["cross"])
+
+
 def test_one_text_in_place_of_a_list_is_refused():
     """It would be read letter by letter, and ``a`` is a word."""
     with pytest.raises(InputError, match="forget must be a list of captions, got the text 'a'"):

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from paperweight.catalogue import Paper
+from paperweight.errors import InputError
 from paperweight.generators.cross_attention import parameter_group
 from paperweight.generators.text_model import TextToImage
 from paperweight.unlearning._fine_tuning import caption_list
@@ -140,9 +141,14 @@ class UCE:
         """Give a copy of the model without the captions to forget, in the mode of the model.
 
         Raises:
-            InputError: If a word is unknown, a caption too long, ``forget`` or ``retain`` one text and no list, or the
-                network has no cross attention.
+            InputError: If the model is no `TextToImage`, a word is unknown, a caption too long, ``forget`` or
+                ``retain`` one text and no list, or the network has no cross attention.
         """
+        if not isinstance(model, TextToImage):
+            raise InputError(
+                f"model must be a TextToImage, whose words are known one by one, got {type(model).__name__}; ESD and "
+                "ConceptAblation take pipelines"
+            )
         captions, kept = caption_list("forget", forget), caption_list("retain", retain)
         erased = copy.deepcopy(model)
         if not captions or self.erase_scale == 0:
