@@ -33,7 +33,7 @@ class _Plan(NamedTuple):
     weights: tuple[float, ...] = ()
 
 
-_WEIGHTS = (0.1, 1.0, 10.0)
+_WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 _ADAM = partial(torch.optim.Adam, betas=(0.0, 0.9), fused=True)
 _WASSERSTEIN = Game(model_loss=wgan_generator_loss, critic_loss=wgan_critic_loss, critic_steps=5)
 _METHOD = replace(_WASSERSTEIN, optimizer=_ADAM)
@@ -75,7 +75,7 @@ STUDY = Study(
     tuned=(
         "the learning rate of both networks: 5 tries an arm and seed, a factor of about 3 apart, by the sliced "
         "Wasserstein distance to validation data, a part of the training data that nothing is trained on; with each of "
-        "the penalty's weights 0.1, 1 and 10, so that arms with a penalty have 15 tries and others 5"
+        "the penalty's weights 0.01, 0.1, 1 and 10, so that arms with a penalty have 20 tries and others 5"
     ),
     limits=(
         "Points in the plane, or small images, small fully connected networks and some hundred steps of the generator: "
