@@ -101,8 +101,8 @@ STUDY = Study(
     limits=(
         "Small images, a fully connected network of three layers with batch normalization and five agents on a ring at "
         "the desk budget: nothing follows for large networks. Optimizers start anew in each round, as in the paper. "
-        "An agent that is alone with two classes chose the lowest rate of each grid that was tried: there it has nothing "
-        "to gain from training on. "
+        "An agent that is alone with two classes chose the lowest rate of each grid that was tried, as if training on "
+        "were of no use to it. "
         "The verdict is on agents that have every class; what two classes an agent change is told beside it."
     ),
 )
