@@ -1,7 +1,8 @@
 """Kills: a cheap study is weighed by the command, and driver, worker or both are killed, again and again.
 
 Each plan of 12 trials is killed up to three times, goes on with the same command each time, and must end with the rows
-of a plan that nobody killed. For Linux.
+of a plan that nobody killed. For Linux. With ``--postgresql URL`` each plan's ledger is a schema of its own in that
+database, of a server that does nothing else; ``python -m tests.bench.postgresql`` starts one.
 """
 
 import argparse
@@ -9,7 +10,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -18,9 +18,13 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from paperweight.bench.ledger import Ledger
 from paperweight.errors import InputError
@@ -63,12 +67,55 @@ class Figures:
     faults: list[str] = field(default_factory=list)
 
 
+class File:
+    """A ledger in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "out" / "ledger.sqlite"
+        self.place = str(self._path)
+        self.reader = sa.create_engine(f"sqlite:///file:{self._path}?mode=ro&uri=true", poolclass=sa.NullPool)
+
+    def begun(self) -> bool:
+        """Tell whether it is being made."""
+        return self._path.exists()
+
+    def written(self) -> object:
+        """Return what changes when something is written."""
+        with suppress(OSError):
+            status = self._path.with_name(f"{self._path.name}-wal").stat()
+            return status.st_size, status.st_mtime_ns
+        return None
+
+
+class Schema:
+    """A ledger in a schema of its own of a PostgreSQL database."""
+
+    def __init__(self, server: str, name: str) -> None:
+        self.place = f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{name}"
+        self.reader = sa.create_engine(self.place.replace("postgresql:", "postgresql+psycopg:"), pool_size=1)
+        with self.reader.begin() as connection:
+            connection.execute(sa.schema.CreateSchema(name))
+
+    def begun(self) -> bool:
+        """Tell whether the driver has connected."""
+        return self._one("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()") > 1
+
+    def written(self) -> object:
+        """Return what changes when something is written."""
+        return self._one("SELECT pg_current_wal_insert_lsn()")
+
+    def _one(self, query: str) -> Any:
+        with self.reader.begin() as connection:
+            return connection.execute(sa.text(query)).scalar_one()
+
+
 class Plan:
     """A study in a folder of its own, and the command that weighs it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: str | None) -> None:
         self._folder = folder
-        self.ledger = folder / "out" / "ledger.sqlite"
+        name = f"{folder.name}_{os.getpid()}".replace("-", "_")
+        self.ledger = File(folder) if server is None else Schema(server, name)
         self.begun = folder / "begun"
         self.begun.mkdir(parents=True)
         (folder / "killed.py").write_text(textwrap.dedent(STUDY))
@@ -77,9 +124,10 @@ class Plan:
     def start(self) -> subprocess.Popen[bytes]:
         """Give the command."""
         words = ["weigh", str(self._folder / "killed.py"), "--budget", "smoke", "--seeds", "6", "--jobs", "2"]
+        out = self._folder / "out"
         with (self._folder / "errors").open("ab") as errors:
             return subprocess.Popen(
-                [sys.executable, "-P", "-c", START, *words, "--out", str(self.ledger.parent)],
+                [sys.executable, "-P", "-c", START, *words, "--out", str(out), "--ledger", self.ledger.place],
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 env=os.environ | {"PAPERWEIGHT_CACHE": str(self._folder / "cache")},
@@ -87,8 +135,9 @@ class Plan:
 
     def rows(self) -> Counter[Row]:
         """Return the rows by arm, seed and status, read as a stranger would."""
-        with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True)) as file:
-            return Counter(file.execute("SELECT arm, seed, status FROM trial").fetchall())
+        trial = sa.table("trial", *map(sa.column, ("arm", "seed", "status")))
+        with suppress(SQLAlchemyError), self.ledger.reader.begin() as connection:
+            return Counter(map(tuple, connection.execute(sa.select(trial))))
         return Counter()
 
     def workers(self) -> set[int]:
@@ -120,17 +169,10 @@ def _wait(condition: Callable[[], object], driver: subprocess.Popen[bytes], paus
         time.sleep(pause)
 
 
-def _log_size(plan: Plan) -> tuple[int, int]:
-    with suppress(OSError):
-        status = plan.ledger.with_name(plan.ledger.name + "-wal").stat()
-        return status.st_size, status.st_mtime_ns
-    return 0, 0
-
-
 def _kill(plan: Plan, driver: subprocess.Popen[bytes], kind: str, chance: random.Random) -> Counter[Row]:
     """Kill what the kind says, at a moment that suits it, and return the rows that were there before."""
     if kind == "creation":
-        _wait(plan.ledger.exists, driver, 0.0002)
+        _wait(plan.ledger.begun, driver, 0.0002)
         time.sleep(chance.uniform(0.0, 0.08))
     else:
         moment = time.time()
@@ -138,8 +180,8 @@ def _kill(plan: Plan, driver: subprocess.Popen[bytes], kind: str, chance: random
         time.sleep(chance.uniform(0.0, 0.8))
     rows = plan.rows()
     if kind == "commit":
-        size = _log_size(plan)
-        _wait(lambda: _log_size(plan) != size, driver, 0.0)
+        written = plan.ledger.written()
+        _wait(lambda: plan.ledger.written() != written, driver, 0.0)
     victims = [] if kind == "worker" else [driver.pid]
     if kind in ("worker", "both"):
         victims += sorted(plan.workers())[: 1 if kind == "worker" else None]
@@ -151,17 +193,17 @@ def _kill(plan: Plan, driver: subprocess.Popen[bytes], kind: str, chance: random
 
 def _usable(plan: Plan) -> bool:
     try:
-        Ledger(str(plan.ledger)).close()
+        Ledger(plan.ledger.place).close()
     except InputError:
         return False
     return True
 
 
-def killed(folder: Path, kind: str, kills: int, chance: random.Random) -> Figures:
+def killed(folder: Path, kind: str, kills: int, chance: random.Random, server: str | None) -> Figures:
     """Kill plans of one kind, three times each where the driver dies, until there were so many kills."""
     figures = Figures()
     while figures.kills < kills:
-        plan = Plan(folder / f"{kind}-{figures.plans}")
+        plan = Plan(folder / f"{kind}-{figures.plans}", server)
         figures.plans += 1
         times = min(3, kills - figures.kills) if kind in ("driver", "both", "commit") else 1
         for _ in range(times):
@@ -210,11 +252,11 @@ def _judge(plan: Plan, figures: Figures) -> None:
         figures.faults.append(plan.errors()[-2000:])
 
 
-def starters(folder: Path, rounds: int) -> Figures:
+def starters(folder: Path, rounds: int, server: str | None) -> Figures:
     """Start six weighings of one plan at once on a fresh ledger."""
     figures = Figures()
     for number in range(rounds):
-        plan = Plan(folder / f"starters-{number}")
+        plan = Plan(folder / f"starters-{number}", server)
         figures.plans += 1
         started = time.time()
         drivers = [plan.start() for _ in range(6)]
@@ -230,6 +272,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=300, help="in all, two fifths of them in creation")
     parser.add_argument("--starters", type=int, default=2, help="rounds of six weighings at once")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--postgresql", metavar="URL", help="keep the ledgers there, not in files")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -240,9 +283,9 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|---|---|")
         for kind in (*KINDS, "six starters"):
             if kind == "six starters":
-                found = starters(Path(folder), options.starters)
+                found = starters(Path(folder), options.starters, options.postgresql)
             else:
-                found = killed(Path(folder), kind, share[kind], chance)
+                found = killed(Path(folder), kind, share[kind], chance, options.postgresql)
             table[kind] = found
             seconds = f"{statistics.median(found.seconds):.1f}" if found.seconds else "-"
             counts = (found.lost, found.doubled, found.failed, found.unusable, found.orphans)

@@ -1,10 +1,14 @@
-"""A PostgreSQL server of the tests' own: in a folder of its own, on a socket, with no port."""
+"""A PostgreSQL server of the tests' own: in a folder of its own, on a socket, with no port.
+
+``python -m tests.bench.postgresql`` starts one, prints the URL of a database and waits for the end of its input.
+"""
 
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Generator
@@ -70,3 +74,11 @@ def server(programs: Path) -> Generator[Server]:
             yield made
         finally:
             made.stop()
+
+
+if __name__ == "__main__":
+    found = programs()
+    assert found is not None, "PostgreSQL is not installed; `make setup` installs it on Linux"
+    with server(found) as made:
+        print(made.url("ledgers"), flush=True)
+        sys.stdin.read()
