@@ -209,6 +209,15 @@ def test_labels_of_other_types(
     assert (data.classes, data.train.labels.tolist()) == (classes, numbers)
 
 
+def test_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
+    path = npz(tmp_path, x=_pixels(0, 3), y=[0, 1, 0], weights_of_rows=[1.0, 2.0, 3.0], x_mean=[0.5])
+    data = load_images(path)
+    assert data.notes == (f"{path.name}: arrays weights_of_rows, x_mean left out",)
+    assert load_images(path).notes == data.notes
+    alone = load_images(npz(tmp_path, x=_pixels(0, 3), y=[0, 1, 0]), labelled=False)
+    assert alone.notes == ()
+
+
 def test_held_back_labels_leave_a_part_out(tmp_path: Path) -> None:
     arrays = {"x": _pixels(0, 2), "y": [0, 1], "x_val": _pixels(5, 2), "y_val": [0, 1]}
     data = load_images(npz(tmp_path, **arrays, x_test=_pixels(9, 2), y_test=[-1, -1]))

@@ -1,5 +1,8 @@
 """Pixels of any depth: what becomes 0 and 255, over a whole set, and the note that says so."""
 
+import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from PIL import Image
 from tests.data.corpus import npz, tree
 
 from paperweight.data import load_images
+from paperweight.data.decoding import decode
 from paperweight.errors import InputError
 
 
@@ -111,3 +115,42 @@ def test_pixels_that_are_no_numbers_are_refused(value: float, tmp_path: Path) ->
     x[1, 2, 3] = value
     with pytest.raises(InputError, match=r"x\[1\] holds NaN or infinite pixels"):
         load_images(npz(tmp_path, x=x, y=[0, 1]))
+
+
+def _colour_png(bits: int) -> bytes:
+    """Return a colour PNG of 2 x 2 pixels and of so many bits a channel, written by hand."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    row = b"\0" + bytes([200, 7][: bits // 8] * 6)
+    header = struct.pack(">IIBBBBB", 2, 2, bits, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
+
+
+def _colour_tiff() -> bytes:
+    """Return a colour TIFF of one pixel of 16 bits a channel, written by hand."""
+    tags = ((256, 1), (257, 1), (259, 1), (262, 2), (273, 8), (277, 3), (278, 1), (279, 6))
+    pixel = struct.pack("<3H", 51207, 51207, 51207)
+    depths, directory = 8 + len(pixel), 8 + len(pixel) + 6
+    entries = sorted([*((tag, 1, value) for tag, value in tags), (258, 3, depths)])
+    body = b"".join(struct.pack("<HHII", tag, 3, count, value) for tag, count, value in entries)
+    start = b"II*\0" + struct.pack("<I", directory) + pixel + struct.pack("<3H", 16, 16, 16)
+    return start + struct.pack("<H", len(entries)) + body + struct.pack("<I", 0)
+
+
+@pytest.mark.parametrize(("encoded", "cut"), [(_colour_png(8), False), (_colour_png(16), True), (_colour_tiff(), True)])
+def test_colour_of_16_bits_is_cut_and_the_note_says_so(encoded: bytes, cut: bool) -> None:
+    pixels, done = decode(encoded, "an image")
+    assert pixels.dtype == np.uint8
+    assert np.unique(pixels).tolist() == [200]
+    words = "cut to the upper 8 of its 16 bits a channel, which is all that is read of colour"
+    assert done == ((words,) if cut else ())
+
+
+def test_grey_of_16_bits_keeps_them() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((2, 2), 51207, np.uint16)).save(stream, "png")
+    pixels, done = decode(stream.getvalue(), "an image")
+    assert pixels.tolist() == [[51207, 51207]] * 2
+    assert done == ()

@@ -11,7 +11,7 @@ from paperweight.data.parts import UNLABELLED, Part, brief, plain_labels, role
 from paperweight.data.reading import refusing
 from paperweight.errors import InputError
 
-__all__ = ["array_part", "read_npz"]
+__all__ = ["array_part", "left_out", "read_npz"]
 
 IMAGES = ("x", "image", "images", "img", "imgs", "data", "pixels", "inputs")
 LABELS = ("y", "label", "labels", "target", "targets", "lbl", "class")
@@ -37,6 +37,20 @@ def read_npz(path: Path, *, labelled: bool) -> dict[str, list[Part]]:
         part: [array_part(f"{path}: {x}", arrays[x], f"{path}: {y}", arrays[y] if y else None)]
         for part, (x, y) in wanted.items()
     }
+
+
+def left_out(path: Path, *, labelled: bool) -> tuple[str, ...]:
+    """Return notes that name the arrays of an archive that are not read; none where it cannot be read at all."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+        used = {name for pair in _pairs(path, names, labelled).values() for name in pair}
+    except (InputError, OSError, zipfile.BadZipFile):
+        return ()
+    others = [name for name in names if name not in used]
+    if not others:
+        return ()
+    return (f"{path.name}: {'array' if len(others) == 1 else 'arrays'} {brief(others)} left out",)
 
 
 def _pairs(path: Path, names: Sequence[str], labelled: bool) -> dict[str, tuple[str, str]]:

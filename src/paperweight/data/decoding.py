@@ -1,6 +1,7 @@
 """One encoded image to pixels, and the centred square of an image at another size."""
 
 import io
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,6 +17,7 @@ EXTENSIONS = frozenset(
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 64_000_000
 ORIENTATION = 0x0112
+_DEPTH_OF_PNG, _DEPTHS_OF_TIFF = 24, 258
 
 
 def decode(encoded: bytes, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -58,9 +60,20 @@ def decode(encoded: bytes, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise InputError(f"{where} holds more than one frame; save one frame as a still image")
         done = []
+        if _bits(image, encoded) > 8 and image.mode in ("RGB", "RGBA", "LA"):
+            done.append("cut to the upper 8 of its 16 bits a channel, which is all that is read of colour")
         if image.getexif().get(ORIENTATION, 1) in range(2, 9):
             done.append("rotated as the EXIF tag says")
         return _to_grey_or_rgb(ImageOps.exif_transpose(image), done), tuple(done)
+
+
+def _bits(image: Image.Image, encoded: bytes) -> int:
+    """Return the bits of a channel that the file declares, 8 where it does not say."""
+    if image.format == "PNG":
+        return encoded[_DEPTH_OF_PNG]
+    if image.format == "TIFF":
+        return max(cast(Any, image).tag_v2.get(_DEPTHS_OF_TIFF, (8,)))
+    return 8
 
 
 def _to_grey_or_rgb(image: Image.Image, done: list[str]) -> np.ndarray:

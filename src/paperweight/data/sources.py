@@ -5,7 +5,7 @@ A source is looked at first (`open_source`), so that its cache entry can be foun
 
 from pathlib import Path
 
-from paperweight.data.archives import read_npz
+from paperweight.data.archives import left_out, read_npz
 from paperweight.data.binaries import binary_folder
 from paperweight.data.decoding import EXTENSIONS
 from paperweight.data.folders import image_folder
@@ -48,7 +48,7 @@ def open_source(path: Path, *, labelled: bool = True) -> Source:
     if suffix == ".parquet":
         return parquet_file(path, labelled=labelled)
     if suffix == ".npz":
-        return Source({path.name: path}, (), lambda: read_npz(path, labelled=labelled))
+        return Source({path.name: path}, left_out(path, labelled=labelled), lambda: read_npz(path, labelled=labelled))
     remedy = "give a folder of class folders, a Parquet file, or an .npz file with x and y"
     if suffix in EXTENSIONS:
         raise InputError(f"{path} is a single image; {remedy}")
