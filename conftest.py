@@ -1,5 +1,6 @@
 """What all tests share: one thread a process, an own cache, no network, and `tests.paper` for the file of a paper."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -48,12 +49,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if is_reached(collection_path) else True
 
 
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage what stays to the end: each trial has it look at all else."""
+    gc.freeze()
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write what tests executed."""
     if session.config.getoption("--reach") == "record":
         from tests.reach import REACH
 
         session.config.stash[REACH].write()
+
+
+def pytest_unconfigure() -> None:
+    """Let the collector see everything again: extension modules complain at the end of what it has not freed."""
+    gc.unfreeze()
 
 
 class PaperFile(pytest.Module):
