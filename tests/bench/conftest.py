@@ -1,13 +1,17 @@
-"""Places for ledgers: a file of SQLite, or a database of a PostgreSQL server that the tests start."""
+"""Places for ledgers, SQLite files or databases of a PostgreSQL server that the tests start, and trials at hand."""
 
 import itertools
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from tests.bench.postgresql import Server, programs, server
+
+from paperweight.bench.starts import starting_weights
+from paperweight.bench.trial import TrialRecord, TrialSpec
+from paperweight.bench.worker import run_trial
 
 _NUMBERS = itertools.count()
 
@@ -36,3 +40,25 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return str(tmp_path / "ledger.sqlite")
     return request.getfixturevalue("database")
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[TrialSpec]:
+    """Run trials in this process, which starts no worker, and return what was run."""
+    specs: list[TrialSpec] = []
+
+    class Engine:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        starting_weights = staticmethod(starting_weights)
+
+        def run(
+            self, missing: list[TrialSpec], *, recorded: set[str], may_start: Callable[[TrialSpec], bool]
+        ) -> Iterator[TrialRecord]:
+            for spec in filter(may_start, missing):
+                specs.append(spec)
+                yield run_trial(spec, recorded=spec.key() in recorded)
+
+    monkeypatch.setattr("paperweight.bench.runner.LocalEngine", Engine)
+    return specs

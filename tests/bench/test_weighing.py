@@ -3,7 +3,7 @@
 import itertools
 import sqlite3
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ import torch
 from paperweight import Weighing, weigh
 from paperweight.bench.engine import LocalEngine, default_jobs
 from paperweight.bench.ledger import Ledger
-from paperweight.bench.starts import starting_weights
-from paperweight.bench.trial import TrialRecord, TrialSpec
+from paperweight.bench.trial import TrialSpec
 from paperweight.bench.worker import run_trial
 from paperweight.errors import InputError
 from paperweight.processes import start_worker
@@ -255,28 +254,6 @@ RESUMED = """
         unseeded = [torch.rand(1).item(), float(np.random.rand()), random.random()]
         return Outcome(metrics={"score": sum(draws) + sum(unseeded), "loss": 0.0})
 """
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[TrialSpec]:
-    """Run trials in this process, which starts no worker, and return what was run."""
-    specs: list[TrialSpec] = []
-
-    class Engine:
-        def __init__(self, **_: object) -> None:
-            pass
-
-        starting_weights = staticmethod(starting_weights)
-
-        def run(
-            self, missing: list[TrialSpec], *, recorded: set[str], may_start: Callable[[TrialSpec], bool]
-        ) -> Iterator[TrialRecord]:
-            for spec in filter(may_start, missing):
-                specs.append(spec)
-                yield run_trial(spec, recorded=spec.key() in recorded)
-
-    monkeypatch.setattr("paperweight.bench.runner.LocalEngine", Engine)
-    return specs
 
 
 def test_finished_trials_are_not_run_again(tmp_path: Path, ran: list[TrialSpec]) -> None:

@@ -76,7 +76,9 @@ def noticed_by(entry: Entry, fault: Fault, by: str) -> str:
 
 def _in_fresh_process(entry: Entry, fault: Fault, judge: Callable[[Entry], str]) -> str:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch._dynamo", "pytest", "paperweight.testing", "paperweight.nets", "paperweight.loops"])
+    context.set_forkserver_preload(
+        ["torch", "torch._dynamo", "pytest", "paperweight.testing", "paperweight.nets", "paperweight.loops"]
+    )
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_judge, args=(entry, fault, judge, sender))
     process.start()

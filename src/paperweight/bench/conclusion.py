@@ -6,13 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from paperweight.bench import anytime
 from paperweight.bench.choices import Edge, edges
-from paperweight.bench.statistics import Comparison, Verdict, compare, mean, pairs_needed, typical_value_interval
+from paperweight.bench.statistics import (
+    Comparison,
+    Verdict,
+    compare,
+    mean,
+    pairs_needed,
+    sign_flip_p,
+    typical_value_interval,
+)
 from paperweight.bench.wording import number
 from paperweight.errors import InputError
 from paperweight.studies import Metric, Study
 
-__all__ = ["Conclusion", "CostRatio", "Pair", "conclude"]
+__all__ = ["Conclusion", "CostRatio", "Pair", "conclude", "gain"]
 
 _FEWEST_PAIRS = 6  # with fewer, no sign flips of the pairs reach 0.05
 
@@ -50,7 +59,8 @@ class CostRatio:
     memory: float | None
 
 
-def _gain(baseline: float | None, arm: float | None, metric: Metric) -> float | None:
+def gain(baseline: float | None, arm: float | None, metric: Metric) -> float | None:
+    """Return the gain of a pair, as `Pair` has it."""
     if baseline is None or arm is None:
         return None
     sign = 1.0 if metric.better == "higher" else -1.0
@@ -84,13 +94,26 @@ class Conclusion:
             names = ", ".join(unknown or unmeasured)
             fault = "no longer declares the arm" if unknown else "declares a metric that was not measured,"
             raise InputError(f"study {study.paper!r} {fault} {names}; weigh it again")
+        self._interval = anytime.anytime_interval if self.until_decided else typical_value_interval
+        self._pairs_needed = anytime.pairs_needed if self.until_decided else pairs_needed
         gains = {
             (name, arm): [pair.gain for pair in self.pairs_of(arm, name)]
             for name in study.metrics
             for arm in self.arms[1:]
         }
         effects = {name: metric.minimal_effect for name, metric in study.metrics.items()}
-        self._comparisons = compare(gains, effects, primary=(study.headline, self.method))
+        self._comparisons = compare(
+            gains,
+            effects,
+            primary=(study.headline, self.method),
+            interval=self._interval,
+            p_value=anytime.anytime_p if self.until_decided else sign_flip_p,
+        )
+
+    @property
+    def until_decided(self) -> bool:
+        """Whether each pair was looked at as it came, until there was a verdict."""
+        return "most_pairs" in self.measured
 
     @property
     def method(self) -> str:
@@ -120,7 +143,7 @@ class Conclusion:
         """Return the pairs of an arm with the baseline on a metric, by seed."""
         both = zip(self.seeds, self.values(self.arms[0], metric), self.values(arm, metric), strict=True)
         declared = self.study.metrics[metric]
-        return [Pair(seed, baseline, value, _gain(baseline, value, declared)) for seed, baseline, value in both]
+        return [Pair(seed, baseline, value, gain(baseline, value, declared)) for seed, baseline, value in both]
 
     def comparisons(self, metric: str) -> dict[str, Comparison]:
         """Return every arm but the first, compared with the first on a metric."""
@@ -149,11 +172,11 @@ class Conclusion:
             return {}
         declared, own = self.study.metrics[self.study.headline], self.values(self.method, self.study.headline)
         gains = {
-            arm: [_gain(*both, declared) for both in zip(self.values(arm, self.study.headline), own, strict=True)]
+            arm: [gain(*both, declared) for both in zip(self.values(arm, self.study.headline), own, strict=True)]
             for arm in self.arms[1:]
             if arm != self.method
         }
-        return {arm: mean(found) for arm, found in gains.items() if not typical_value_interval(found).low > 0}
+        return {arm: mean(found) for arm, found in gains.items() if not self._interval(found).low > 0}
 
     def words(self) -> str:
         """Return the verdict in a few sentences: direction, size, interval, cost, and what stands against it."""
@@ -164,6 +187,7 @@ class Conclusion:
         failed = len(statuses) - killed
         sentences = [
             f"{self.method} against {self.arms[0]}: {self._size()}.",
+            self._looks(),
             self._reason(),
             self._rivals(),
             f"It takes {cost:.2f} times the computing time of the baseline." if cost else "",
@@ -177,6 +201,19 @@ class Conclusion:
         ]
         return " ".join(filter(None, sentences))
 
+    @property
+    def p_name(self) -> str:
+        """What the p-values are."""
+        return "anytime p" if self.until_decided else "sign-flip p"
+
+    def _looks(self) -> str:
+        if not self.until_decided:
+            return ""
+        return (
+            f"The pairs were looked at one by one until there was a verdict, of at most {self.measured['most_pairs']}; "
+            "interval and p allow for that."
+        )
+
     def _size(self) -> str:
         metric, found = self.study.metrics[self.study.headline], self.primary
         if math.isnan(found.gain):
@@ -189,7 +226,7 @@ class Conclusion:
             return f"{metric.label} is {size} on average over {pairs}, too few for an interval"
         return (
             f"{metric.label} is {size} on average over {pairs} ({100 * found.interval.coverage:.1f}% "
-            f"interval {number(found.interval.low)} to {number(found.interval.high)}, sign-flip p = {found.p:.2g})"
+            f"interval {number(found.interval.low)} to {number(found.interval.high)}, {self.p_name} = {found.p:.2g})"
         )
 
     def _reason(self) -> str:
@@ -203,7 +240,7 @@ class Conclusion:
                 if abs(self.primary.gain) < metric.minimal_effect
                 else ""
             )
-        if len(self.seeds) < (needed := pairs_needed()):
+        if len(self.seeds) < (needed := self._pairs_needed()):
             return f"Fewer than {needed} seeds can reach no verdict; use at least {needed}."
         if self.primary.could_not_decide:
             width = number(self.primary.interval.half_width)
@@ -223,7 +260,7 @@ class Conclusion:
     def secondary_words(self) -> str:
         """Return a sentence where the secondary comparisons are too many for so few pairs, and else nothing."""
         count = len(self._comparisons) - 1
-        if not pairs_needed() <= len(self.seeds) < (needed := pairs_needed(max(1, count))):
+        if not self._pairs_needed() <= len(self.seeds) < (needed := self._pairs_needed(max(1, count))):
             return ""
         return (
             f"The {count} secondary comparisons, corrected among themselves, cannot reach 0.05 with {len(self.seeds)} "

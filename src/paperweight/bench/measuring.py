@@ -17,6 +17,7 @@ def measured_part(
     seeds: Sequence[int],
     records: Sequence[TrialRecord],
     units: Mapping[str, str],
+    most_pairs: int | None = None,
 ) -> dict[str, Any]:
     """Return all that the trials of a weighing gave, from which its conclusions are drawn.
 
@@ -26,6 +27,7 @@ def measured_part(
         seeds: The seeds.
         records: One record an arm and seed.
         units: The definitions that the trials executed, with their hashes.
+        most_pairs: How many pairs there would have been without a verdict, where each was looked at as it came.
 
     Returns:
         Lists hold one value a seed: ``None`` where a trial did not finish, and the name of a value that is not finite.
@@ -48,6 +50,7 @@ def measured_part(
         "data_hash": spec.data_hash or {name: mark for record in records for name, mark in record.data_hashes.items()},
         "network": spec.network,
         "seeds": list(seeds),
+        **({} if most_pairs is None else {"most_pairs": most_pairs}),
         "arms": list(arms),
         "values": {
             metric: {arm: each(arm, lambda record, metric=metric: _value(record, metric)) for arm in arms}

@@ -2,10 +2,13 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from paperweight.bench.anytime import pairs_needed
+from paperweight.bench.deciding import until_verdict
 from paperweight.bench.engine import LocalEngine, default_jobs
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.loading import LoadedStudy, load_study
@@ -20,6 +23,8 @@ from paperweight.studies import BUDGETS, Budget
 from paperweight.texts import brief
 
 __all__ = ["TIME_LIMITS", "Progress", "weigh"]
+
+_MOST_PAIRS = 64
 
 TIME_LIMITS: dict[Budget, float] = {"smoke": 120.0, "desk": 300.0, "gpu": 600.0}
 
@@ -39,6 +44,8 @@ def _chosen_arms(study: LoadedStudy, arms: Sequence[str] | None) -> list[str]:
 
 def _command(study: LoadedStudy, options: Mapping[str, object], arms: Sequence[str] | None) -> str:
     words = ["paperweight", "weigh", study.name]
+    if options["most"] is not None:
+        words.append("--until-decided")
     for name, value in options.items():
         if value is not None:
             words += [f"--{name}", str(value)]
@@ -55,6 +62,8 @@ def weigh(
     budget: Budget = "desk",
     seeds: int | None = None,
     first_seed: int = 0,
+    until_decided: bool = False,
+    most: int | None = None,
     arms: Sequence[str] | None = None,
     jobs: int | None = None,
     device: str | None = None,
@@ -74,6 +83,9 @@ def weigh(
         seeds: Number of pairs, at least 1, as the study declares where left out; below 6 no verdict is possible.
         first_seed: The first seed; the others follow it. Official results use seeds from 0: try and mend a study on
             seeds from 1000 on, and confirm a result with seeds that it has not used.
+        until_decided: Whether to look at each pair as it comes, and to stop once the primary comparison has a verdict,
+            in place of a fixed number of seeds; interval and p are of a kind that allows for it.
+        most: The number of pairs after which it stops without one, at least 6; 64 where left out.
         arms: Arms to run beside the baseline; all where left out.
         jobs: Number of worker processes; the number of cores where left out, 1 on a GPU.
         device: Where to compute; a GPU for the ``gpu`` budget, otherwise the CPU, where left out.
@@ -100,12 +112,13 @@ def weigh(
     """
     if seeds is not None and seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds}; leave it out for those that the study declares")
+    most = _most_pairs(until_decided, most, seeds)
     if first_seed < 0:
         raise InputError(f"first_seed must be at least 0, got {first_seed}; give the first of the seeds")
     if budget not in BUDGETS:
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}; got {budget!r}")
     loaded = load_study(study)
-    seeds = seeds or loaded.declaration.seeds
+    seeds = most or seeds or loaded.declaration.seeds
     chosen = _chosen_arms(loaded, arms)
     device = _device(device, budget)
     if network is not None:
@@ -132,25 +145,30 @@ def weigh(
         worker=worker,
     )
     with Ledger("sqlite://" if ledger is None else str(ledger)) as book:
-        found = complete(book, engine, specs, baseline=chosen[0], retry=retry, progress=progress)
+        wanted = None if most is None else partial(until_verdict, loaded.declaration, specs)
+        found = complete(book, engine, specs, baseline=chosen[0], retry=retry, progress=progress, wanted=wanted)
+        specs = specs if wanted is None else list(wanted(found))
+        found = {spec.key(): found[spec.key()] for spec in specs}
         _check_baseline([record for record in found.values() if record.spec.arm == chosen[0]])
         options = {
             "data": data,
             "network": network,
             "budget": budget,
-            "seeds": seeds,
+            "seeds": seeds if most is None else None,
             "first-seed": first_seed or None,
             "device": None if device == "cpu" else device,
+            "most": most,
         }
         records = [found[spec.key()] for spec in specs]
         weighing = Weighing(
             loaded,
             chosen,
-            range(first_seed, first_seed + seeds),
+            sorted({spec.seed for spec in specs}),
             records,
             _command(loaded, options, arms),
             units=book.executed(specs, records),
             official=None if loaded.entry is None else official_result(loaded.entry),
+            most_pairs=most,
         )
         twice(
             lambda: book.add_verdict(
@@ -162,6 +180,22 @@ def weigh(
             )
         )
     return weighing
+
+
+def _most_pairs(until_decided: bool, most: int | None, seeds: int | None) -> int | None:
+    """Return the most pairs of a weighing that ends with a verdict; ``None`` for one of a fixed number."""
+    if not until_decided:
+        if most is not None:
+            raise InputError(
+                f"most bounds a weighing until it is decided, got {most}; add until_decided, or give seeds"
+            )
+        return None
+    if seeds is not None:
+        raise InputError(f"seeds fixes the number of pairs, got {seeds}; until_decided takes most in place of it")
+    most = _MOST_PAIRS if most is None else most
+    if most < pairs_needed():
+        raise InputError(f"most must be at least {pairs_needed()}, with fewer no verdict is possible, got {most}")
+    return most
 
 
 def _check_baseline(records: Sequence[TrialRecord]) -> None:

@@ -1,7 +1,7 @@
 """Completing a plan: each trial is run by the one weighing that takes the lease on it, and all others use its row."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from paperweight.bench.engine import LocalEngine
@@ -27,6 +27,7 @@ def complete(
     baseline: str,
     retry: bool,
     progress: Progress | None,
+    wanted: Callable[[Mapping[str, TrialRecord]], Sequence[TrialSpec]] | None = None,
 ) -> dict[str, TrialRecord]:
     """Return the record of each trial by key: those that the ledger holds, of others that run now, and of one's own.
 
@@ -38,10 +39,13 @@ def complete(
         retry: Whether failed trials that the ledger holds are run again; those killed from outside always are, and
             all where none of the baseline finished.
         progress: Called with words and (trials done, trials in all).
+        wanted: Asked after each trial which of the trials are still wanted, given the records so far; all where left
+            out. Those that run already are filed, too.
 
     Raises:
         InputError: If a worker refuses what the user gave, or the ledger fails twice in a row.
     """
+    plan = specs
     start = newest = ledger.newest()
     found = {key: record for key, record in ledger.find(list(specs)).items() if record.status != "killed"}
     found = starting_alike(found, lambda spec, places: engine.starting_weights(spec, places))
@@ -50,14 +54,20 @@ def complete(
 
     def tell(words: str = "trials") -> None:
         if progress is not None:
-            progress(words, len(found), len(specs))
+            progress(words, sum(spec.key() in found for spec in plan), len(plan))
+
+    def look() -> None:
+        nonlocal plan
+        if wanted is not None:
+            plan = wanted(found)
 
     def may_start(spec: TrialSpec) -> bool:
-        return twice(lambda: leases.take(spec.key(), newest))
+        return spec in plan and twice(lambda: leases.take(spec.key(), newest))
 
+    look()
     tell()
     with ledger.leases() as leases:
-        while missing := [spec for spec in specs if spec.key() not in found]:
+        while missing := [spec for spec in plan if spec.key() not in found]:
             free = leases.free(spec.key() for spec in missing)
             recorded = {spec.key() for spec in ledger.unrecorded(missing)}
             running = engine.run(
@@ -67,16 +77,18 @@ def complete(
                 for record in running:
                     if twice(lambda record=record: ledger.add(record, leases)):
                         found[record.spec.key()] = record
+                        look()
                         tell()
             finally:
                 running.close()
-            missing = [spec for spec in missing if spec.key() not in found]
+            missing = [spec for spec in plan if spec.key() not in found]
             if not missing:
                 break
             newest = ledger.newest()
             others = ledger.find(missing, after=start)
             if others:
                 found |= others
+                look()
                 tell()
             else:
                 tell("waiting for another weighing")

@@ -14,7 +14,7 @@ memory): an unknown difference counts as the worst in both directions, so that n
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -257,6 +257,9 @@ def compare(
     gains: Mapping[tuple[str, str], Sequence[float | None]],
     minimal_effects: Mapping[str, float],
     primary: tuple[str, str],
+    *,
+    interval: Callable[[Sequence[float | None]], Interval] = typical_value_interval,
+    p_value: Callable[[Sequence[float | None]], float] = sign_flip_p,
 ) -> dict[tuple[str, str], Comparison]:
     """Compare every arm with the baseline in every metric.
 
@@ -264,6 +267,8 @@ def compare(
         gains: (metric, arm) to its differences to the baseline, one a seed, signed so that above zero is better.
         minimal_effects: Metric to the smallest difference worth reporting.
         primary: The metric and arm that the study is about.
+        interval: Gives the interval of a series of differences.
+        p_value: Gives their two-sided p.
 
     Returns:
         One comparison for each of ``gains``. It *helps* when the interval lies above zero and the p-value is at most
@@ -277,16 +282,16 @@ def compare(
         >>> found["loss", "method"].verdict, found["loss", "method"].primary
         ('helps', True)
     """
-    p_values = {key: sign_flip_p(differences) for key, differences in gains.items()}
+    p_values = {key: p_value(differences) for key, differences in gains.items()}
     secondary = [key for key in gains if key != primary]
     adjusted = p_values | dict(zip(secondary, holm([p_values[key] for key in secondary]), strict=True))
     comparisons: dict[tuple[str, str], Comparison] = {}
     for key, differences in gains.items():
-        interval = typical_value_interval(differences)
+        found = interval(differences)
         smallest = minimal_effects[key[0]]
-        verdict = _verdict(interval, adjusted[key], smallest)
+        verdict = _verdict(found, adjusted[key], smallest)
         comparisons[key] = Comparison(
-            mean(differences), interval, p_values[key], adjusted[key], key == primary, smallest, verdict
+            mean(differences), found, p_values[key], adjusted[key], key == primary, smallest, verdict
         )
     return comparisons
 

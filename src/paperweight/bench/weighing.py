@@ -27,6 +27,7 @@ class Weighing:
         command: The command that repeats the weighing.
         units: The definitions that the trials executed, with their hashes.
         official: The study's official result, if there is one.
+        most_pairs: How many pairs there would have been without a verdict, where each was looked at as it came.
 
     Example:
         >>> from paperweight import weigh
@@ -45,6 +46,7 @@ class Weighing:
         *,
         units: Mapping[str, str],
         official: OfficialResult | None = None,
+        most_pairs: int | None = None,
     ) -> None:
         self.study = study.declaration
         self.loaded = study
@@ -53,7 +55,7 @@ class Weighing:
         self.records = tuple(sorted(records, key=lambda record: (record.spec.seed, self.arms.index(record.spec.arm))))
         self.command = command
         self.conclusion = Conclusion(
-            self.study, measured_part(self.study.metrics, self.arms, self.seeds, self.records, units)
+            self.study, measured_part(self.study.metrics, self.arms, self.seeds, self.records, units, most_pairs)
         )
         self._official = official
         self._by_trial = {(record.spec.arm, record.spec.seed): record for record in self.records}

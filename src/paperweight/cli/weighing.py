@@ -25,6 +25,8 @@ def weigh(
     budget: Literal["smoke", "desk", "gpu"] = "desk",
     seeds: int | None = None,
     first_seed: int = 0,
+    until_decided: Annotated[bool, Parameter(negative=())] = False,
+    most: int | None = None,
     arms: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     jobs: int | None = None,
     device: str | None = None,
@@ -45,6 +47,9 @@ def weigh(
         budget: How much to compute: smoke takes seconds, desk minutes on two cores, gpu one large GPU.
         seeds: Number of pairs, as the study declares where left out; below 6 no verdict is possible.
         first_seed: The first seed. Official results use seeds from 0: try a study on seeds from 1000 on.
+        until_decided: Look at each pair as it comes, and stop once there is a verdict, in place of a fixed number of
+            pairs; interval and p allow for it.
+        most: Pairs after which that stops without a verdict; 64 where left out.
         arms: Arms to run beside the baseline; all where left out.
         jobs: Worker processes; as many as there are cores where left out.
         device: cpu or cuda.
@@ -75,6 +80,8 @@ def weigh(
                 budget=budget,
                 seeds=seeds,
                 first_seed=first_seed,
+                until_decided=until_decided,
+                most=most,
                 arms=arms,
                 jobs=jobs,
                 device=device,
