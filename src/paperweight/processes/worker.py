@@ -4,7 +4,7 @@ from paperweight.processes.guarded import GuardedProcess
 
 __all__ = ["WORKER_CODE", "WORKER_ENVIRONMENT", "start_worker"]
 
-WORKER_CODE = "import gc\ngc.disable()\nfrom paperweight.bench.worker import main\nmain(folders)"
+WORKER_CODE = "import gc\ngc.disable()\nfrom paperweight.bench.starting import main\nmain(folders)"
 WORKER_ENVIRONMENT = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
 
 
