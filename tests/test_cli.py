@@ -91,6 +91,41 @@ def test_list_names_every_paper(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No paper" in capsys.readouterr().out
 
 
+def test_list_shows_verdict_gain_and_time_and_what_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("paperweight.catalogue.results.results_root", lambda: tmp_path)
+    comparisons = [{"primary": False, "gain": 9.0}, {"primary": True, "gain": -0.01234, "interval": [-0.02, 0.003]}]
+    record: dict[str, object] = {
+        "measured": {},
+        "renewed": [],
+        "concluded": {
+            "verdict": "hurts",
+            "method": "smoothing",
+            "headline": "loss",
+            "metrics": {"loss": {"label": "test loss", "unit": "nats", "comparisons": comparisons}},
+            "cost": {"smoothing": {"wall": 1.0, "cpu": 1.46, "memory": 1.0}},
+        },
+    }
+    monkeypatch.setattr("paperweight.catalogue.results.stale_units", lambda _: ["nets.lenet.LeNet"])
+    (tmp_path / "optim").mkdir()
+    (tmp_path / "optim" / "laplacian_smoothing.json").write_text(json.dumps(record))
+    assert status("list", "--field", "optim") == 0
+    shown = capsys.readouterr().out
+    (line,) = (line for line in shown.splitlines() if line.startswith("laplacian_smoothing "))
+    assert line.split()[1:9] == ["optim", "hurts", "-0.012", "nats,", "test", "loss", "x", "1.5"]
+    assert "adabelief            optim  not weighed" in shown
+    assert "Stale, since code that made the result has changed: laplacian_smoothing\n" in shown
+    assert status("list", "--verdict", "hurts", "--json") == 0
+    (card,) = json.loads(capsys.readouterr().out)
+    assert card["stem"] == "laplacian_smoothing"
+    assert card["result"]["gain"] == -0.01234
+    assert card["result"]["interval"] == [-0.02, 0.003]
+    assert card["result"]["stale"] is True
+    assert status("list", "--verdict", "helps") == 0
+    assert capsys.readouterr().out == "No paper meets these conditions.\n"
+
+
 def test_show_tells_the_card_and_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> None:
     paper = find("laplacian_smoothing").paper
     assert status("show", "LaplacianSmoothingSGD") == 0

@@ -1,5 +1,7 @@
 """The commands ``paperweight list`` and ``paperweight show``, which import no torch."""
 
+from typing import Literal
+
 from paperweight.catalogue import Entry, OfficialResult, find, official_result, select, signatures
 from paperweight.cli.printing import print_json, write
 
@@ -10,28 +12,43 @@ _VERSIONS = ("python", "torch", "numpy", "scikit-learn")
 
 
 def list_papers(
-    *, field: str | None = None, kind: str | None = None, search: str | None = None, json: bool = False
+    *,
+    field: str | None = None,
+    kind: str | None = None,
+    search: str | None = None,
+    verdict: Literal["helps", "hurts", "no effect", "inconclusive"] | None = None,
+    json: bool = False,
 ) -> None:
-    """List the papers of the library.
+    """List the papers of the library, each with the verdict of its official result, its gain and its computing time.
 
     Args:
         field: Only this research field, such as optim.
         kind: Only papers that provide this kind, such as optimizer.
         search: Only papers in whose card all these words occur.
+        verdict: Only papers whose official result says so.
         json: Print JSON instead of a table.
     """
-    found = select(field=field, kind=kind, search=search)
+    results = [(entry, official_result(entry)) for entry in select(field=field, kind=kind, search=search)]
+    if verdict is not None:
+        results = [each for each in results if each[1] is not None and each[1].concluded["verdict"] == verdict]
     if json:
-        print_json([_card(entry) for entry in found])
+        print_json([{**_card(entry), "result": official and _standing(official)} for entry, official in results])
         return
-    if not found:
+    if not results:
         write("No paper meets these conditions.\n")
         return
-    width = max(len(entry.stem) for entry in found)
-    for entry in found:
-        paper = entry.paper
-        write(f"{entry.stem:{width}}  {entry.field:16}  {paper.year}  {paper.title}\n")
-    write(f"\n{len(found)} paper{'' if len(found) == 1 else 's'}. More on one: paperweight show NAME\n")
+    rows = [("NAME", "FIELD", "VERDICT", "GAIN", "TIME", "YEAR", "TITLE")]
+    rows += [
+        (entry.stem, entry.field, *_cells(official), str(entry.paper.year), entry.paper.title)
+        for entry, official in results
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        write("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+    stale = [entry.stem for entry, official in results if official and official.stale]
+    write(f"\n{len(results)} paper{'' if len(results) == 1 else 's'}. More on one: paperweight show NAME\n")
+    if stale:
+        write(f"Stale, since code that made the result has changed: {', '.join(stale)}\n")
 
 
 def show(name: str, *, json: bool = False) -> None:
@@ -69,6 +86,35 @@ def show(name: str, *, json: bool = False) -> None:
     else:
         lines += _result(entry, official)
     write("\n".join(lines) + "\n")
+
+
+def _standing(official: OfficialResult) -> dict[str, object]:
+    """Return the verdict of an official result, with gain, interval, cost and whether it still holds."""
+    concluded = official.concluded
+    metric = concluded["metrics"][concluded["headline"]]
+    primary = next(comparison for comparison in metric["comparisons"] if comparison["primary"])
+    return {
+        "verdict": concluded["verdict"],
+        "metric": metric["label"],
+        "unit": metric["unit"],
+        "gain": primary["gain"],
+        "interval": primary["interval"],
+        "cost": concluded["cost"][concluded["method"]],
+        "stale": official.stale,
+    }
+
+
+def _cells(official: OfficialResult | None) -> tuple[str, str, str]:
+    """Return verdict, gain and multiple of the baseline's computing time for a table."""
+    if official is None:
+        return "not weighed", "", ""
+    concluded = official.concluded
+    metric = concluded["metrics"][concluded["headline"]]
+    gain = next(comparison["gain"] for comparison in metric["comparisons"] if comparison["primary"])
+    cost = concluded["cost"][concluded["method"]]["cpu"]
+    size = gain if isinstance(gain, str) else f"{gain:+.2g}"
+    unit = f" {metric['unit']}," if metric["unit"] else ""
+    return concluded["verdict"], f"{size}{unit} {metric['label']}", "" if cost is None else f"x {cost:.2g}"
 
 
 def _result(entry: Entry, official: OfficialResult) -> list[str]:
