@@ -1,19 +1,36 @@
-"""Writes a page a method, from its card, its docstrings, what its contract says and its official result."""
+"""Writes the board, a page a field, and a page a method: its card, docstrings, contract and official result."""
 
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import board
 import erasure
 import torch
 
+from paperweight.bench.conclusion import Conclusion
+from paperweight.bench.loading import load_study
 from paperweight.catalogue import Entry, entries, official_result
+from paperweight.reports.weighing_figures import gains_figure, pairs_figure
 from paperweight.testing import contract, run_check
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELD_TITLES = {"optim": "Optimizers and schedules", "gan": "Generative adversarial networks"}
+TASKS = {
+    "Weigh a method on your own images": "weigh",
+    "Audit what an image generator memorised": "memorization",
+    "Audit what was erased from a text-to-image model": "erasure",
+    "Merge networks, or train without a server": "merge",
+    "Use a method alone": "alone",
+    "How a verdict is reached": "verdicts",
+}
+LINKS = {
+    "benchmarks/README.md": "../benchmarks.md",
+    "CONTRIBUTING.md": "../contributing.md",
+    "GLOSSARY.md": "../glossary.md",
+}
 MODULES = {
     "audits": "Audits of trained models",
     "studies": "What a study declares and is given",
@@ -34,30 +51,60 @@ def write(docs: Path) -> None:
     """Write ``methods/`` and ``modules/`` anew."""
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))
-    for folder in ("methods", "modules"):
+    for folder in ("methods", "modules", "tasks"):
         shutil.rmtree(docs / folder, ignore_errors=True)
         (docs / folder).mkdir()
+    for name, text in _tasks((ROOT / "README.md").read_text(encoding="utf-8")):
+        (docs / "tasks" / f"{name}.md").write_text(text, encoding="utf-8")
     fields: dict[str, list[Entry]] = {}
     for entry in entries():
         fields.setdefault(entry.field, []).append(entry)
         (docs / "methods" / f"{entry.stem}.md").write_text("\n".join(_method(entry)) + "\n", encoding="utf-8")
     (docs / "methods" / "erasure_verdicts.md").write_text("\n".join(erasure.page()) + "\n", encoding="utf-8")
-    (docs / "methods" / "index.md").write_text("\n".join(_overview(fields)) + "\n", encoding="utf-8")
+    (docs / "methods" / "index.md").write_text("\n".join(_board(fields)) + "\n", encoding="utf-8")
+    for field, found in fields.items():
+        page = docs / "methods" / f"field_{field}.md"
+        page.write_text("\n".join(_field(field, found)) + "\n", encoding="utf-8")
     for name, title in MODULES.items():
         text = "\n".join(_module(name, title)) + "\n"
         (docs / "modules" / f"{name}.md").write_text(text, encoding="utf-8")
 
 
-def _overview(fields: dict[str, list[Entry]]) -> Iterator[str]:
-    yield "# Methods\n"
+def _tasks(readme: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of a page for each section of the README that says how something is done."""
+    for section in readme.split("\n## ")[1:]:
+        title, _, text = section.partition("\n")
+        for path, page in LINKS.items():
+            text = text.replace(f"({path})", f"({page})")
+        if title in TASKS:
+            yield TASKS[title], f"# {title}\n{text}"
+
+
+def _board(fields: dict[str, list[Entry]]) -> Iterator[str]:
+    yield "---\nhide-toc: true\n---\n"
+    yield "# All results\n"
     yield "What the official result of each study says, on embedded data at the desk budget.\n"
-    for field, found in fields.items():
-        yield f"\n## {_field_title(field)}\n"
-        yield "| method | year | claim | verdict | gain (interval) | cost |\n|---|---|---|---|---|---|"
-        yield from map(_row, found)
+    yield from _raw(board.page([entry for found in fields.values() for entry in found]))
+    yield from _toctree(f"field_{field}" for field in fields)
+
+
+def _field(field: str, found: list[Entry]) -> Iterator[str]:
+    yield f"# {_field_title(field)}\n"
+    yield "| method | year | claim | verdict | gain (interval) | cost |\n|---|---|---|---|---|---|"
+    yield from map(_row, found)
+    yield from _toctree(entry.stem for entry in found)
+
+
+def _toctree(pages: Iterable[str]) -> Iterator[str]:
     yield "\n```{toctree}\n:hidden:\n"
-    yield from (entry.stem for found in fields.values() for entry in found)
+    yield from pages
     yield "```"
+
+
+def _raw(lines: Iterable[str]) -> Iterator[str]:
+    yield "```{raw} html"
+    yield from lines
+    yield "```\n"
 
 
 def _field_title(field: str) -> str:
@@ -117,6 +164,15 @@ def _result(entry: Entry) -> Iterator[str]:
     yield "## Official result\n"
     stale = f" It is stale: {', '.join(official.changed)} changed since." if official.stale else ""
     yield f"**{concluded['verdict']}**. {_cell(concluded['question'])} {_cell(concluded['words'])}{stale}\n"
+    drawn = Conclusion(load_study(entry.stem).declaration, measured)
+    figures = (pairs_figure(drawn), gains_figure(drawn, concluded["headline"]))
+    yield from _raw(
+        [
+            '<div class="paperweight pictures"><div class="grid">',
+            *(f'<div class="figure">{figure}</div>' for figure in figures),
+            "</div></div>",
+        ]
+    )
     yield "| arm | " + " | ".join(_cell(metric["label"]) for metric in concluded["metrics"].values()) + " | cost |"
     yield "|---|" + "---|" * (len(concluded["metrics"]) + 1)
     for arm, description in concluded["arms"].items():

@@ -56,7 +56,7 @@ def render_report(weighing: Weighing) -> str:
         **_common(weighing),
         paper=paper,
         secondary=[
-            (study.metrics[name], Markup(gains_figure(weighing, name)), weighing.comparisons(name))
+            (study.metrics[name], Markup(gains_figure(weighing.conclusion, name)), weighing.comparisons(name))
             for name in secondary
         ],
         curves=[Markup(curve_figure(weighing, name, len(curves))) for name in curves],
@@ -93,8 +93,8 @@ def _common(weighing: Weighing) -> dict[str, object]:
         "study": weighing.study,
         "metric": weighing.study.metrics[headline],
         "comparisons": weighing.comparisons(headline),
-        "pairs_figure": Markup(pairs_figure(weighing)),
-        "gains_figure": Markup(gains_figure(weighing, headline)),
+        "pairs_figure": Markup(pairs_figure(weighing.conclusion)),
+        "gains_figure": Markup(gains_figure(weighing.conclusion, headline)),
         "look_of": {arm: look(index) for index, arm in enumerate(weighing.arms)},
     }
 

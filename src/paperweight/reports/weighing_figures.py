@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
+from paperweight.bench.conclusion import Conclusion
 from paperweight.bench.statistics import Comparison
 from paperweight.bench.weighing import Weighing
 from paperweight.reports.drawing import GRID, MUTED, STYLE, colour, drawable, look, new_figure, svg, title
@@ -35,30 +36,30 @@ def _limits(values: list[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def pairs_figure(weighing: Weighing) -> str:
+def pairs_figure(found: Conclusion) -> str:
     """Return the values of baseline and method, joined by seed."""
-    metric = weighing.study.metrics[weighing.study.headline]
-    arm = weighing.arms.index(weighing.method)
+    metric = found.study.metrics[found.study.headline]
+    arm = found.arms.index(found.method)
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(4.2, 3.1)
-        for pair in weighing.pairs:
+        for pair in found.pairs_of(found.method, found.study.headline):
             values = [math.nan if v is None else drawable(v) for v in (pair.baseline, pair.arm)]
             axes.plot([0, 1], values, color=MUTED, linewidth=1, zorder=1)
             axes.scatter([0], values[:1], color=colour(0), s=26, zorder=2)
             axes.scatter([1], values[1:], color=colour(arm), marker=look(arm).marker, s=26, zorder=2)
         axes.set_xlim(-0.35, 1.35)
-        axes.set_xticks([0, 1], [_short(weighing.arms[0]), _short(weighing.method)])
+        axes.set_xticks([0, 1], [_short(found.arms[0]), _short(found.method)])
         axes.grid(visible=False, axis="x")
         unit = f", {metric.unit}" if metric.unit else ""
         axes.set_title(title(f"{metric.label}{unit} ({metric.better} is better)", 42))
-    return svg(figure, f"{metric.label} of {weighing.arms[0]} and {weighing.method}, one line a seed", "pairs")
+    return svg(figure, f"{metric.label} of {found.arms[0]} and {found.method}, one line a seed", "pairs")
 
 
-def gains_figure(weighing: Weighing, metric: str) -> str:
+def gains_figure(found: Conclusion, metric: str) -> str:
     """Return every arm's paired gains on a metric, with their mean and interval."""
-    declared = weighing.study.metrics[metric]
-    comparisons = weighing.comparisons(metric)
-    gains = {arm: [p.gain for p in weighing.pairs_of(arm, metric) if p.gain is not None] for arm in comparisons}
+    declared = found.study.metrics[metric]
+    comparisons = found.comparisons(metric)
+    gains = {arm: [p.gain for p in found.pairs_of(arm, metric) if p.gain is not None] for arm in comparisons}
     ends = [end for c in comparisons.values() for end in (c.interval.low, c.interval.high)]
     low, high = _limits([*ends, *(gain for each in gains.values() for gain in each)])
     effect = declared.minimal_effect
@@ -73,7 +74,7 @@ def gains_figure(weighing: Weighing, metric: str) -> str:
         axes.set_yticks(range(len(comparisons)), [_short(arm) for arm in comparisons])
         axes.grid(visible=False, axis="y")
         axes.set_title(title(declared.label, 36))
-        axes.set_xlabel(title(f"gain over {weighing.arms[0]}{f', {declared.unit}' if declared.unit else ''}", 60))
+        axes.set_xlabel(title(f"gain over {found.arms[0]}{f', {declared.unit}' if declared.unit else ''}", 60))
     return svg(figure, f"paired gains in {declared.label} with intervals, one row an arm", f"gains-{metric}")
 
 
