@@ -194,8 +194,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     image = task.train.images[:1]
     return task.outcome(
         tuned,
-        losses=best.losses,
-        tested=best.tested,
+        trained=best,
         metrics={
             "accuracy": best.tested.accuracy,
             "accuracy_sparser": sparser.trained.tested.accuracy,

@@ -29,7 +29,7 @@ from paperweight.data import channel_statistics, normalise
 from paperweight.loops import evaluate_classifier, index_batches, minimise, tune
 from paperweight.nets import LeNet, evaluating
 from paperweight.privacy.cuda_unlearnable import CUDATransform, class_filters
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
 
 _RATES = (0.0003, 0.001, 0.0035, 0.012)
 _BATCH = 32
@@ -141,12 +141,6 @@ STUDY = Study(
 )
 
 
-class _Trained(NamedTuple):
-    model: nn.Module
-    losses: Tensor
-    optimizer: torch.optim.Optimizer
-
-
 def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train on what was published with each rate; report what the best on such images does on clean ones."""
     task = classification(
@@ -168,7 +162,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     half = torch.arange(len(published), device=setting.device) % 2 == 0
     mixed = torch.where(half[:, None, None, None], published, task.train.images)
 
-    def learn(images: Tensor, rate: float) -> _Trained:
+    def learn(images: Tensor, rate: float) -> Trained:
         model = nn.Sequential(_Normalised(*channel_statistics(images)), task.network(LeNet)).to(setting.device)
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
         draw = setting.generator("evaluation")
@@ -179,7 +173,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
 
         model.train()
         batches = index_batches(len(images), _BATCH, setting.generator("batches"), images.device)
-        return _Trained(model, minimise(loss, optimizer, batches, steps=steps), optimizer)
+        return Trained(task.data, model, optimizer, minimise(loss, optimizer, batches, steps=steps))
 
     tuned = tune(
         _RATES,
@@ -187,11 +181,9 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         lambda tried: evaluate_classifier(tried.model, held_out, task.data.validation.labels).accuracy,
         better="higher",
     )
-    best = tuned.best
-    clean = task.test(best.model)
+    best, clean = tuned.best, tuned.best.tested
     return task.outcome(
         tuned,
-        tested=clean,
         metrics={
             "accuracy": clean.accuracy,
             "accuracy_half": task.test(learn(mixed, tuned.value).model).accuracy,
@@ -199,7 +191,6 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         },
         made={
             "protection": protection,
-            "optimizer": best.optimizer,
             **({"filters": owners_filters} if isinstance(protection, CUDATransform) else {}),
         },
         arguments={

@@ -190,7 +190,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     best, point = tuned.best, chosen(tuned.best)
     return task.outcome(
         tuned,
-        losses=best.trained.losses,
+        trained=best.trained,
         tested=point.test,
         of="strength",
         metrics={"accuracy": point.test.accuracy, "memorised": point.memorised, "fitted": point.fitted},
