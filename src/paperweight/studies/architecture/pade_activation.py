@@ -29,7 +29,7 @@ from paperweight.architecture.pade_activation import PAU, replace_activations
 from paperweight.errors import InputError
 from paperweight.loops import tune
 from paperweight.nets import LeNet, count_parameters
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import ACCURACY, EARLY_LOSS, TEST_LOSS, Arm, Outcome, Setting, Study, Trained, classification
 
 _RATES = (0.0006, 0.002, 0.006, 0.02, 0.06)
 _BATCH = 32
@@ -62,11 +62,9 @@ STUDY = Study(
         ),
     },
     metrics={
-        "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
-        "test_loss": Metric(label="test loss", unit="nats", better="lower", minimal_effect=0.02),
-        "early_loss": Metric(
-            label="training loss, first quarter of the steps", unit="nats", better="lower", minimal_effect=0.05
-        ),
+        "accuracy": ACCURACY,
+        "test_loss": TEST_LOSS,
+        "early_loss": EARLY_LOSS,
     },
     headline="accuracy",
     tuned=(

@@ -33,7 +33,7 @@ from paperweight.architecture.vanillanet import VanillaNet, deployed
 from paperweight.data import LabelledImages
 from paperweight.loops import tune
 from paperweight.nets import count_parameters
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import ACCURACY, Arm, Metric, Outcome, Setting, Study, Trained, classification
 
 _RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
 _STRIDES = (2, 2)
@@ -130,11 +130,9 @@ STUDY = Study(
         ),
     },
     metrics={
-        "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
-        "multiplications": Metric(
-            label="multiplications for one image, deployed", unit="thousands", better="lower", minimal_effect=1.0
-        ),
-        "merging_loss": Metric(label="test accuracy lost by merging", unit="", better="lower", minimal_effect=0.001),
+        "accuracy": ACCURACY,
+        "multiplications": Metric.lower("multiplications for one image, deployed", 1.0, "thousands"),
+        "merging_loss": Metric.lower("test accuracy lost by merging", 0.001),
     },
     headline="accuracy",
     tuned="the learning rate, 5 tries an arm and seed, a factor of about 3 apart, from one grid: by validation loss",

@@ -123,14 +123,10 @@ STUDY = Study(
         ),
     },
     metrics={
-        "accuracy": Metric(label="test accuracy, 95% sparse", unit="", better="higher", minimal_effect=0.01),
-        "accuracy_sparser": Metric(label="test accuracy, 98% sparse", unit="", better="higher", minimal_effect=0.01),
-        "accuracy_before": Metric(
-            label="test accuracy before fine-tuning, 80% sparse", unit="", better="higher", minimal_effect=0.01
-        ),
-        "multiplications": Metric(
-            label="multiplications, 95% sparse", unit="fraction of the unpruned", better="lower", minimal_effect=0.01
-        ),
+        "accuracy": Metric.higher("test accuracy, 95% sparse", 0.01),
+        "accuracy_sparser": Metric.higher("test accuracy, 98% sparse", 0.01),
+        "accuracy_before": Metric.higher("test accuracy before fine-tuning, 80% sparse", 0.01),
+        "multiplications": Metric.lower("multiplications, 95% sparse", 0.01, "fraction of the unpruned"),
     },
     headline="accuracy",
     tuned=(

@@ -76,21 +76,13 @@ STUDY = Study(
         ),
     },
     metrics={
-        "first": Metric(label="test accuracy, first exchange", unit="", better="higher", minimal_effect=0.02),
-        "first_half": Metric(
-            label="test accuracy, first exchange, half by class", unit="", better="higher", minimal_effect=0.02
-        ),
-        "first_classes": Metric(
-            label="test accuracy, first exchange, 2 classes each", unit="", better="higher", minimal_effect=0.02
-        ),
-        "final": Metric(label="test accuracy, end", unit="", better="higher", minimal_effect=0.01),
-        "final_classes": Metric(
-            label="test accuracy, end, 2 classes each", unit="", better="higher", minimal_effect=0.02
-        ),
-        "agreement": Metric(
-            label="test images on which two agents agree, end", unit="share", better="higher", minimal_effect=0.01
-        ),
-        "sent": Metric(label="sent by an agent", unit="megabytes", better="lower", minimal_effect=0.05),
+        "first": Metric.higher("test accuracy, first exchange", 0.02),
+        "first_half": Metric.higher("test accuracy, first exchange, half by class", 0.02),
+        "first_classes": Metric.higher("test accuracy, first exchange, 2 classes each", 0.02),
+        "final": Metric.higher("test accuracy, end", 0.01),
+        "final_classes": Metric.higher("test accuracy, end, 2 classes each", 0.02),
+        "agreement": Metric.higher("test images on which two agents agree, end", 0.01, "share"),
+        "sent": Metric.lower("sent by an agent", 0.05, "megabytes"),
     },
     headline="first",
     tuned=(

@@ -145,14 +145,10 @@ STUDY = Study(
         ),
     },
     metrics={
-        "log_likelihood": Metric(
-            label="Parzen log-likelihood of test data", unit="nats", better="higher", minimal_effect=0.5
-        ),
-        "covered": Metric(label="modes covered", unit="fraction", better="higher", minimal_effect=0.02),
-        "distance": Metric(label="sliced Wasserstein distance", unit="", better="lower", minimal_effect=0.01),
-        "gradient": Metric(
-            label="norm of the generator's gradient, first 100 steps", unit="", better="higher", minimal_effect=0.05
-        ),
+        "log_likelihood": Metric.higher("Parzen log-likelihood of test data", 0.5, "nats"),
+        "covered": Metric.higher("modes covered", 0.02, "fraction"),
+        "distance": Metric.lower("sliced Wasserstein distance", 0.01),
+        "gradient": Metric.higher("norm of the generator's gradient, first 100 steps", 0.05),
     },
     headline="log_likelihood",
     tuned=(

@@ -116,18 +116,9 @@ STUDY = Study(
         ),
     },
     metrics={
-        "accuracy": Metric(
-            label="the learner's accuracy on clean images", unit="", better="lower", minimal_effect=0.05
-        ),
-        "accuracy_half": Metric(
-            label="the same, half of the images protected", unit="", better="lower", minimal_effect=0.05
-        ),
-        "accuracy_protected": Metric(
-            label="accuracy on test images with the filters of their classes",
-            unit="",
-            better="higher",
-            minimal_effect=0.01,
-        ),
+        "accuracy": Metric.lower("the learner's accuracy on clean images", 0.05),
+        "accuracy_half": Metric.lower("the same, half of the images protected", 0.05),
+        "accuracy_protected": Metric.higher("accuracy on test images with the filters of their classes", 0.01),
     },
     headline="accuracy",
     tuned="the learning rate: 4 tries an arm and seed, by accuracy on validation images protected as for training",

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from paperweight.loops import Evaluation, evaluate_classifier, tune
 from paperweight.nets import MLP
 from paperweight.regularization.early_learning_regularization import ELRLoss
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import ACCURACY, Arm, Metric, Outcome, Setting, Study, Trained, classification
 
 _WRONG = 0.4
 _RATE = 0.02
@@ -93,13 +93,9 @@ STUDY = Study(
         ),
     },
     metrics={
-        "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
-        "memorised": Metric(
-            label="wrong training labels that are predicted", unit="fraction", better="lower", minimal_effect=0.02
-        ),
-        "fitted": Metric(
-            label="right training labels that are predicted", unit="fraction", better="higher", minimal_effect=0.01
-        ),
+        "accuracy": ACCURACY,
+        "memorised": Metric.lower("wrong training labels that are predicted", 0.02, "fraction"),
+        "fitted": Metric.higher("right training labels that are predicted", 0.01, "fraction"),
     },
     headline="accuracy",
     tuned=(

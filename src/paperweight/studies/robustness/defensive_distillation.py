@@ -70,25 +70,11 @@ STUDY = Study(
         ),
     },
     metrics={
-        "fgsm": Metric(
-            label="test accuracy under FGSM as it stands, gradients masked",
-            unit="",
-            better="higher",
-            minimal_effect=0.02,
-        ),
-        "fgsm_unmasked": Metric(
-            label="test accuracy under FGSM, gradients unmasked: logits / 1, 20 and 100",
-            unit="",
-            better="higher",
-            minimal_effect=0.02,
-        ),
-        "carlini_wagner": Metric(
-            label="test accuracy under Carlini-Wagner within 0.6", unit="", better="higher", minimal_effect=0.02
-        ),
-        "distance": Metric(
-            label="mean distance that Carlini-Wagner needs", unit="norm 2", better="higher", minimal_effect=0.05
-        ),
-        "accuracy": Metric(label="test accuracy without attack", unit="", better="higher", minimal_effect=0.01),
+        "fgsm": Metric.higher("test accuracy under FGSM as it stands, gradients masked", 0.02),
+        "fgsm_unmasked": Metric.higher("test accuracy under FGSM, gradients unmasked: logits / 1, 20 and 100", 0.02),
+        "carlini_wagner": Metric.higher("test accuracy under Carlini-Wagner within 0.6", 0.02),
+        "distance": Metric.higher("mean distance that Carlini-Wagner needs", 0.05, "norm 2"),
+        "accuracy": Metric.higher("test accuracy without attack", 0.01),
     },
     headline="fgsm_unmasked",
     tuned=(

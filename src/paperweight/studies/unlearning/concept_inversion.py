@@ -56,16 +56,10 @@ STUDY = Study(
         "not_erased": Arm("control: the attack on the model as it is", lambda task: Chosen(task.model)),
     },
     metrics={
-        "recovered": Metric(
-            label="images of the concept, by the new word", unit="share", better="higher", minimal_effect=0.1
-        ),
-        "by_its_word": Metric(
-            label="images of the concept, by its own word", unit="share", better="lower", minimal_effect=0.1
-        ),
-        "others": Metric(label="right images, by all other words", unit="share", better="higher", minimal_effect=0.03),
-        "recovered_other_judge": Metric(
-            label="the first, as another judge sees it", unit="share", better="higher", minimal_effect=0.1
-        ),
+        "recovered": Metric.higher("images of the concept, by the new word", 0.1, "share"),
+        "by_its_word": Metric.lower("images of the concept, by its own word", 0.1, "share"),
+        "others": Metric.higher("right images, by all other words", 0.03, "share"),
+        "recovered_other_judge": Metric.higher("the first, as another judge sees it", 0.1, "share"),
     },
     seeds=9,
     headline="recovered",
