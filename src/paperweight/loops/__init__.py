@@ -8,7 +8,7 @@ dropout does.
 from paperweight.loops.adversarial import AdversarialLoss, fit_adversarial
 from paperweight.loops.choice import Tuned, best_of, tune
 from paperweight.loops.contrastive import fit_views
-from paperweight.loops.core import OnStep, Schedule, index_batches, loss_curve, minimise
+from paperweight.loops.core import OnStep, Schedule, clip_gradients, index_batches, loss_curve, minimise
 from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
 from paperweight.loops.supervised import Evaluation, evaluate_classifier, fit_classifier
@@ -23,6 +23,7 @@ __all__ = [
     "Schedule",
     "Tuned",
     "best_of",
+    "clip_gradients",
     "evaluate_classifier",
     "fit_adversarial",
     "fit_classifier",
