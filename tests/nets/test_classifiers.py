@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from paperweight.nets import MLP, LeNet, ResNet, ResNet18, ViT, count_parameters
+from paperweight.nets import MLP, LeNet, NormalisedMLP, ResNet, ResNet18, ViT, count_parameters
 
 Maker = Callable[[tuple[int, int, int], int], nn.Module]
 
 MAKERS: dict[str, Maker] = {
     "softmax regression": lambda shape, classes: MLP(shape, classes, hidden=()),
     "MLP": lambda shape, classes: MLP(shape, classes, hidden=(20, 12)),
+    "NormalisedMLP": lambda shape, classes: NormalisedMLP(shape, classes, hidden=(20, 12)),
     "LeNet": LeNet,
     "ResNet": lambda shape, classes: ResNet(shape, classes, depth=8, width=4),
     "ResNet18": lambda shape, classes: ResNet18(shape, classes, width=4),
