@@ -7,7 +7,7 @@ dropout does.
 
 from paperweight.loops.adversarial import AdversarialLoss, fit_adversarial
 from paperweight.loops.choice import Tuned, best_of, tune
-from paperweight.loops.contrastive import fit_views
+from paperweight.loops.contrastive import fit_views, nt_xent
 from paperweight.loops.core import OnStep, Schedule, clip_gradients, index_batches, loss_curve, minimise
 from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
@@ -33,5 +33,6 @@ __all__ = [
     "index_batches",
     "loss_curve",
     "minimise",
+    "nt_xent",
     "tune",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,17 @@ from paperweight.studies._setting import Setting
 __all__ = ["Classification", "Trained", "classification"]
 
 _Sizes = tuple[int, int, int]
+
+
+class Procedure(Protocol):
+    """What trains its own model by its own loop, such as a `paperweight.kinds.TrainingProcedure`."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def step(self) -> Tensor:
+        """Train for a round and return its loss, a scalar."""
+        ...
 
 
 @final
@@ -137,6 +148,24 @@ class Classification:
             on_step=on_step,
         )
         return Trained(self.data, model, optimizer, losses, arguments={"steps": steps, "batch_size": batch_size})
+
+    def fit_by(self, training: Procedure, rounds: int, schedule: Schedule | None = None) -> Trained:
+        """Train by what replaces the training loop, round by round.
+
+        Args:
+            training: Trains its model for a round at each ``step``, and returns the loss.
+            rounds: Number of rounds, at least 1.
+            schedule: Stepped after every round.
+
+        Returns:
+            What was trained, with the loss of every round.
+        """
+        losses: list[Tensor] = []
+        for _ in range(rounds):
+            losses.append(training.step())
+            if schedule is not None:
+                schedule.step()
+        return Trained(self.data, training.model, training.optimizer, torch.stack(losses), {"training": training})
 
     def validate(self, model: nn.Module) -> Evaluation:
         """Evaluate a classifier on the validation images."""
