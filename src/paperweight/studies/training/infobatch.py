@@ -46,21 +46,16 @@ class _Plan(NamedTuple):
     as_spent: Callable[[int, int, int], dict[str, float]] | None = None
 
 
-_ALL = partial(InfoBatch, ratio=0.0)
-
 STUDY = Study(
     paper="infobatch",
     question="Can training leave out a third of its gradients, by the losses it has seen, and lose no accuracy?",
     claim="InfoBatch evaluates fewer gradients than training on every sample in every epoch, and is as accurate.",
     arms={
-        "all": Arm("every sample in every epoch, which the method is at ratio 0", _Plan(_ALL)),
-        "infobatch": Arm(
-            "InfoBatch: half of the samples below the mean loss left out, the others rescaled, in 7 of 8 epochs",
-            _Plan(),
-        ),
+        "all": Arm("every sample in every epoch, which the method is at ratio 0", _Plan(partial(InfoBatch, ratio=0.0))),
+        "infobatch": Arm("InfoBatch: half of those below the mean loss left out, rescaling, 7 of 8 epochs", _Plan()),
         "fewer_epochs": Arm(
             "control: every sample, in as many epochs as have no more gradients than InfoBatch took",
-            _Plan(_ALL, lambda _, samples, spent: {"epochs": max(1, spent // samples)}),
+            _Plan(partial(InfoBatch, ratio=0.0), lambda _, samples, spent: {"epochs": max(1, spent // samples)}),
         ),
         "any_sample": Arm(
             "control: in each epoch random samples, in all as many as InfoBatch took, whatever their loss",
@@ -89,32 +84,24 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     task = classification(setting, smoke=(100, 50, 50), desk=(600, 400, 790), gpu=(20_000, 5_000, 10_000))
     epochs, samples = setting.pick(smoke=4, desk=24, gpu=100), len(task.train)
 
-    def train(rate: float, make: Callable[..., InfoBatch], limits: dict[str, float]) -> Trained:
+    def train(rate: float, plan: _Plan = arm.make) -> Trained:
         model, draw = task.network(LeNet), setting.generator("batches")
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
         data = (task.train.images, task.train.labels)
-        training = make(model, optimizer, *data, batch_size=32, generator=draw, **{"epochs": epochs, **limits})
-        schedule = CosineAnnealingLR(optimizer, training.epochs)
-        losses: list[Tensor] = []
-        for _ in range(training.epochs):
-            losses.append(training.step())
-            schedule.step()
-        return Trained(task.data, model, optimizer, torch.stack(losses), made={"training": training})
+        limits = plan.as_spent(epochs, samples, spent(rate)) if plan.as_spent else {"epochs": epochs}
+        training = plan.training(model, optimizer, *data, batch_size=32, generator=draw, **limits)
+        return task.fit_by(training, training.epochs, CosineAnnealingLR(optimizer, training.epochs))
 
     def count() -> dict[str, Tensor]:
-        return {str(rate): torch.tensor(train(rate, InfoBatch, {}).made["training"].samples) for rate in _RATES}
+        return {str(rate): torch.tensor(train(rate, _Plan()).made["training"].samples) for rate in _RATES}
 
-    def attempt(rate: float) -> Trained:
-        training, as_spent = arm.make
-        if as_spent is None:
-            return train(rate, training, {})
-        spent = setting.cached("gradients of infobatch", count)[str(rate)]
-        return train(rate, training, as_spent(epochs, samples, int(spent)))
+    def spent(rate: float) -> int:
+        return int(setting.cached("gradients of infobatch", count)[str(rate)])
 
     def share(tried: Trained) -> float:
         return tried.made["training"].samples / (epochs * samples)
 
-    tuned = tune(_RATES, attempt, lambda tried: tried.validated.loss, better="lower")
+    tuned = tune(_RATES, train, lambda tried: tried.validated.loss, better="lower")
     return task.outcome(
         tuned,
         metrics={**tuned.best.accuracy_and_loss, "gradients": share(tuned.best)},
