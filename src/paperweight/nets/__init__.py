@@ -6,7 +6,7 @@ PyTorch module, from the global random state: seed it with ``torch.manual_seed``
 time of about 0 to 1000 for each, and maybe tokens of a condition (N, L, context), to images.
 """
 
-from paperweight.nets._common import count_parameters, evaluating
+from paperweight.nets._common import count_multiplications, count_parameters, evaluating
 from paperweight.nets.denoisers import MLPDenoiser, TokenDenoiser
 from paperweight.nets.lenet import LeNet
 from paperweight.nets.mlp import MLP, NormalisedMLP
@@ -27,6 +27,7 @@ __all__ = [
     "Tokenizer",
     "UNet",
     "ViT",
+    "count_multiplications",
     "count_parameters",
     "evaluating",
 ]

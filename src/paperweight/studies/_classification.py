@@ -234,6 +234,7 @@ def classification(
     default: str = "digits",
     max_side: int = 32,
     normalised: bool = True,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Classification:
     """Return the user's images or a default set, split by the seed.
 
@@ -245,17 +246,18 @@ def classification(
         default: Name of the set that is used where the user gives no data.
         max_side: Larger images are resized to at most this many pixels a side.
         normalised: Whether images get mean 0 and standard deviation 1 a channel, by the training images.
+        memory_format: How the images lie in memory.
 
     Returns:
         The images, on the run's device, with what studies do with them.
     """
     train, validation, test = setting.pick(smoke=smoke, desk=desk, gpu=gpu)
     data = setting.images(default=default, train=train, validation=validation, test=test, max_side=max_side)
-    if normalised:
-        statistics = channel_statistics(data.train.images)
+    statistics = channel_statistics(data.train.images) if normalised else None
 
-        def scaled(part: LabelledImages) -> LabelledImages:
-            return LabelledImages(normalise(part.images, *statistics), part.labels)
+    def prepared(part: LabelledImages) -> LabelledImages:
+        images = part.images if statistics is None else normalise(part.images, *statistics)
+        return LabelledImages(images.contiguous(memory_format=memory_format), part.labels)
 
-        data = replace(data, train=scaled(data.train), validation=scaled(data.validation), test=scaled(data.test))
+    data = replace(data, train=prepared(data.train), validation=prepared(data.validation), test=prepared(data.test))
     return Classification(setting, data)

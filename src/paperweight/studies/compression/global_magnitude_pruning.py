@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from paperweight.compression.global_magnitude_pruning import GlobalMagnitudePruning
 from paperweight.loops import tune
-from paperweight.nets import ResNet, evaluating
+from paperweight.nets import ResNet, count_multiplications
 from paperweight.studies import Arm, Classification, Metric, Outcome, Setting, Study, Trained, classification
 
 _SPARSITY = 0.95
@@ -195,7 +195,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
             "accuracy": best.tested.accuracy,
             "accuracy_sparser": sparser.trained.tested.accuracy,
             "accuracy_before": task.test(begin(_DENSER)[0]).accuracy,
-            "multiplications": _multiplications(best.model, image) / _multiplications(dense, image),
+            "multiplications": count_multiplications(best.model, image) / count_multiplications(dense, image),
         },
         made={"pruning": pruning, "pruning_sparser": sparser.pruning, "optimizer": best.optimizer},
         arguments={
@@ -234,20 +234,3 @@ def _small_network(budget: int, task: Classification) -> nn.Module:
     while distance(width + 1) < distance(width):
         width += 1
     return build(width)
-
-
-def _multiplications(model: nn.Module, image: Tensor) -> int:
-    """Count the multiplications by weights other than 0 for one image, those with padding included."""
-    count = 0
-
-    def add(part: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal count
-        weight = part.get_parameter("weight")
-        count += output.numel() // len(weight) * int(weight.count_nonzero())
-
-    handles = [part.register_forward_hook(add) for part in _layers(model)]
-    with evaluating(model), torch.no_grad():
-        model(image)
-    for handle in handles:
-        handle.remove()
-    return count
