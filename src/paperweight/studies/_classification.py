@@ -101,6 +101,16 @@ class Classification:
         """Number of classes."""
         return len(self.data.classes)
 
+    def with_images(self, change: Callable[[Tensor], Tensor]) -> "Classification":
+        """Return the same task with the images of all parts changed by a function, labels as they are."""
+
+        def changed(part: LabelledImages) -> LabelledImages:
+            return LabelledImages(change(part.images), part.labels)
+
+        data = self.data
+        parts = {"train": changed(data.train), "validation": changed(data.validation), "test": changed(data.test)}
+        return replace(self, data=replace(data, **parts))
+
     def network(self, default: Callable[..., nn.Module]) -> nn.Module:
         """Return a new classifier, the user's or the default, with the same weights at every call."""
         return self.setting.network(self.shape, self.classes, default=default)
@@ -234,7 +244,6 @@ def classification(
     default: str = "digits",
     max_side: int = 32,
     normalised: bool = True,
-    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Classification:
     """Return the user's images or a default set, split by the seed.
 
@@ -246,18 +255,17 @@ def classification(
         default: Name of the set that is used where the user gives no data.
         max_side: Larger images are resized to at most this many pixels a side.
         normalised: Whether images get mean 0 and standard deviation 1 a channel, by the training images.
-        memory_format: How the images lie in memory.
 
     Returns:
         The images, on the run's device, with what studies do with them.
     """
     train, validation, test = setting.pick(smoke=smoke, desk=desk, gpu=gpu)
     data = setting.images(default=default, train=train, validation=validation, test=test, max_side=max_side)
-    statistics = channel_statistics(data.train.images) if normalised else None
+    if normalised:
+        statistics = channel_statistics(data.train.images)
 
-    def prepared(part: LabelledImages) -> LabelledImages:
-        images = part.images if statistics is None else normalise(part.images, *statistics)
-        return LabelledImages(images.contiguous(memory_format=memory_format), part.labels)
+        def scaled(part: LabelledImages) -> LabelledImages:
+            return LabelledImages(normalise(part.images, *statistics), part.labels)
 
-    data = replace(data, train=prepared(data.train), validation=prepared(data.validation), test=prepared(data.test))
+        data = replace(data, train=scaled(data.train), validation=scaled(data.validation), test=scaled(data.test))
     return Classification(setting, data)

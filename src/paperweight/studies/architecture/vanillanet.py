@@ -74,13 +74,8 @@ STUDY = Study(
 def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train once with each rate; report what the best on validation images does on test images once deployed."""
     task = classification(
-        setting,
-        smoke=(100, 50, 50),
-        desk=(2_000, 500, 1_000),
-        gpu=(20_000, 5_000, 10_000),
-        default="glyphs",
-        memory_format=torch.channels_last,
-    )
+        setting, smoke=(100, 50, 50), desk=(2_000, 500, 1_000), gpu=(20_000, 5_000, 10_000), default="glyphs"
+    ).with_images(partial(torch.Tensor.contiguous, memory_format=torch.channels_last))
     steps = setting.pick(smoke=12, desk=400, gpu=5_000) * arm.make.step_factor
     dims = setting.pick(smoke=(4, 8, 16), desk=(16, 32, 64), gpu=(64, 128, 256))
     build = arm.make.network(task.shape, task.classes, dims)

@@ -32,9 +32,11 @@ __all__ = ["METRICS", "Chosen", "Erase", "Erasure", "Model", "Tried", "best_stre
 Model = TextToImage | Steered
 
 METRICS = {
-    "hits": Metric.lower("images of the erased concept, by its word", 0.1, "share"),
-    "others": Metric.higher("right images, by all other words", 0.03, "share"),
-    "synonym_hits": Metric.lower("images of the erased concept, by its other names", 0.1, "share"),
+    "hits": Metric(label="images of the erased concept, by its word", unit="share", better="lower", minimal_effect=0.1),
+    "others": Metric(label="right images, by all other words", unit="share", better="higher", minimal_effect=0.03),
+    "synonym_hits": Metric(
+        label="images of the erased concept, by its other names", unit="share", better="lower", minimal_effect=0.1
+    ),
 }
 
 _ALLOWED_DAMAGE = 0.05
