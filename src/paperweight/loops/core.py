@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-__all__ = ["OnStep", "Schedule", "clip_gradients", "index_batches", "loss_curve", "minimise"]
+__all__ = ["OnStep", "Schedule", "at_points", "clip_gradients", "index_batches", "loss_curve", "minimise"]
 
 Batch = TypeVar("Batch")
 
@@ -23,6 +23,35 @@ class Schedule(Protocol):
     def step(self) -> object:
         """Take note of one step."""
         ...
+
+
+def at_points(points: int, steps: int, look: Callable[[int], object]) -> OnStep:
+    """Return what looks at a training on the way, evenly, so that with the end there are as many points as asked for.
+
+    Args:
+        points: Number of points, the end among them, at least 1.
+        steps: Number of steps of the training.
+        look: Called with the number of steps taken, at each point but the end.
+
+    Raises:
+        ValueError: If ``points`` is below 1.
+
+    Example:
+        >>> seen = []
+        >>> on_step = at_points(3, steps=10, look=seen.append)
+        >>> for step in range(10):
+        ...     _ = on_step(step, torch.zeros(()))
+        >>> seen
+        [4, 7]
+    """
+    if points < 1:
+        raise ValueError(f"points must be at least 1, got {points}")
+
+    def on_step(step: int, _: Tensor) -> None:
+        if (step + 1) * points // steps > step * points // steps and step + 1 < steps:
+            look(step + 1)
+
+    return on_step
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
