@@ -33,7 +33,7 @@ from paperweight.gan.gan_original import (
 from paperweight.loops import index_batches, minimise, tune
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study
 from paperweight.studies.gan._generation import Game, Generation
-from paperweight.studies.gan._world import world
+from paperweight.studies.gan._world import COVERED, DISTANCE, world
 
 _EARLY = 100
 _RATES = (0.01, 0.03, 0.1, 0.3)
@@ -146,8 +146,8 @@ STUDY = Study(
     },
     metrics={
         "log_likelihood": Metric.higher("Parzen log-likelihood of test data", 0.5, "nats"),
-        "covered": Metric.higher("modes covered", 0.02, "fraction"),
-        "distance": Metric.lower("sliced Wasserstein distance", 0.01),
+        "covered": COVERED,
+        "distance": DISTANCE,
         "gradient": Metric.higher("norm of the generator's gradient, first 100 steps", 0.05),
     },
     headline="log_likelihood",
