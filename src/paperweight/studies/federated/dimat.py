@@ -1,10 +1,10 @@
 """Merging aligned models gains accuracy faster than averaging them, for the same bytes (Saadati et al. 2024).
 
 Five agents on a ring have a fifth of the images each and models that were trained on it from different initial weights.
-Then come rounds of a merge and an epoch, and a last merge. All arms recompute batch normalization on the agent's own
-data, and have the same optimizer. Everything is done twice, with every class at every agent and with two classes an
-agent; in between is a split of which half is of each kind, for the first exchange alone. The headline is the test
-accuracy, the mean over agents, after the first exchange: what one model sent to each neighbour is worth.
+Then come rounds of a merge and an epoch, and a last merge. All arms but one recompute batch normalization on the
+agent's own data, and have the same optimizer. Everything is done twice, with every class at every agent and with two
+classes an agent; in between is a split of which half is of each kind, for the first exchange alone. The headline is the
+test accuracy, the mean over agents, after the first exchange: what one model sent to each neighbour is worth.
 
 What it can show: whether units that are aligned average better here, and for how many rounds that lasts. An accuracy
 after the first exchange that is not above the baseline's would refute the claim. Since alignment can only matter where
@@ -46,7 +46,7 @@ STUDY = Study(
             "variant: matching and batch normalization on unlabelled images that all agents have",
             Plan(_MATCH, shared_probe=True),
         ),
-        "no_repair": Arm("variant: batch normalization averaged as well", Plan(partial(_AVERAGE, repair=False))),
+        "no_repair": Arm("variant: averaging, of batch normalization as well", Plan(partial(_AVERAGE, repair=False))),
         "local": Arm("control: no exchange at all", Plan(LocalOnly, rare=False)),
         "cdsgd": Arm("rival: mixing at every step, for as many epochs", _MIX(CDSGD)),
         "cdsgd_bytes": Arm("rival: mixing at every step, for as many bytes", _MIX(CDSGD, rare=True)),

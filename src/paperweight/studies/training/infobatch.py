@@ -52,7 +52,7 @@ STUDY = Study(
     claim="InfoBatch evaluates fewer gradients than training on every sample in every epoch, and is as accurate.",
     arms={
         "all": Arm("every sample in every epoch, which the method is at ratio 0", _Plan(partial(InfoBatch, ratio=0.0))),
-        "infobatch": Arm("InfoBatch: half of those below the mean loss left out, rescaling, 7 of 8 epochs", _Plan()),
+        "infobatch": Arm("half of the samples below the mean loss left out, rescaled, in 7 of 8 epochs", _Plan()),
         "fewer_epochs": Arm(
             "control: every sample, in as many epochs as have no more gradients than InfoBatch took",
             _Plan(partial(InfoBatch, ratio=0.0), lambda _, samples, spent: {"epochs": max(1, spent // samples)}),
