@@ -9,7 +9,7 @@ FAULTS = (
     Fault(
         "scores with the weights",
         "self.scores[batch] = losses.detach()",
-        "self.scores[batch] = (weight[chosen] * losses).detach()",
+        "self.scores[batch] = (weight * losses).detach()",
     ),
     Fault("scores keep the graph", "losses.detach().to(self.scores.dtype)", "losses.to(self.scores.dtype)"),
     Fault("scores outside the state", "        self.scores.copy_(scores)\n", ""),

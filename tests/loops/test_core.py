@@ -1,9 +1,9 @@
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
 
-from paperweight.loops import index_batches, minimise
+from paperweight.loops import at_points, clip_gradients, index_batches, minimise
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -134,3 +134,37 @@ def test_bad_arguments_are_named():
         minimise(lambda scale: scale * weight, optimizer, [1.0], steps=0)
     with pytest.raises(ValueError, match="batches must hold at least one batch, got none"):
         minimise(lambda scale: scale * weight, optimizer, [], steps=1)
+
+
+def test_clipped_gradients_keep_their_direction_and_small_ones_stay():
+    first, second = (torch.zeros(1, requires_grad=True) for _ in range(2))
+    sgd = torch.optim.SGD([{"params": [first]}, {"params": [second]}], lr=1.0)
+    clip_gradients(sgd, norm=1.0)
+    minimise(lambda slope: slope * (3 * first + 4 * second).sum(), sgd, [10.0], steps=1)
+    assert first.item() == pytest.approx(-0.6, rel=1e-5)
+    assert second.item() == pytest.approx(-0.8, rel=1e-5)
+    minimise(lambda slope: slope * (3 * first + 4 * second).sum(), sgd, [0.1], steps=1)
+    assert first.item() == pytest.approx(-0.9, rel=1e-5)
+    assert second.item() == pytest.approx(-1.2, rel=1e-5)
+
+
+def test_a_bound_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match=r"norm must be above 0, got 0\.0"):
+        clip_gradients(quadratic(1.0)[1], norm=0.0)
+
+
+@pytest.mark.parametrize(("points", "steps"), [(1, 7), (4, 12), (6, 200), (5, 5), (6, 4)])
+def test_points_on_the_way_are_even_and_leave_out_the_end(points: int, steps: int):
+    seen: list[int] = []
+    on_step = at_points(points, steps, seen.append)
+    for step in range(steps):
+        on_step(step, torch.zeros(()))
+    assert len(seen) == min(points, steps) - 1
+    ends = [0, *seen, steps]
+    gaps = [after - before for before, after in pairwise(ends)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_no_points_are_refused():
+    with pytest.raises(ValueError, match="points must be at least 1, got 0"):
+        at_points(0, 10, print)

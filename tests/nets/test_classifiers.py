@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from paperweight.nets import MLP, LeNet, ResNet, ResNet18, ViT, count_parameters
+from paperweight.nets import MLP, LeNet, NormalisedMLP, ResNet, ResNet18, ViT, count_multiplications, count_parameters
 
 Maker = Callable[[tuple[int, int, int], int], nn.Module]
 
 MAKERS: dict[str, Maker] = {
     "softmax regression": lambda shape, classes: MLP(shape, classes, hidden=()),
     "MLP": lambda shape, classes: MLP(shape, classes, hidden=(20, 12)),
+    "NormalisedMLP": lambda shape, classes: NormalisedMLP(shape, classes, hidden=(20, 12)),
     "LeNet": LeNet,
     "ResNet": lambda shape, classes: ResNet(shape, classes, depth=8, width=4),
     "ResNet18": lambda shape, classes: ResNet18(shape, classes, width=4),
@@ -243,3 +244,18 @@ def test_vit_without_positions_ignores_the_order_of_patches():
 def test_shared_parameters_count_once_frozen_ones_too_and_buffers_not():
     layer = nn.Linear(3, 3).requires_grad_(False)
     assert count_parameters(nn.Sequential(layer, nn.BatchNorm1d(3), layer)) == 12 + 6
+
+
+def test_multiplications_are_those_by_weights_other_than_zero_at_each_place():
+    network = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4 * 4, 5)).train()
+    assert count_multiplications(network, images(1, (2, 9, 9))) == 16 * 3 * (2 * 9) + 48 * 5
+    assert network.training
+    with torch.no_grad():
+        network[0].weight[1, 0] = 0
+        network[3].weight[:, :10] = 0
+    assert count_multiplications(network, images(1, (2, 9, 9))) == 16 * (3 * 18 - 9) + 38 * 5
+    assert count_multiplications(network, images(2, (2, 9, 9))) == 2 * (16 * (3 * 18 - 9) + 38 * 5)
+
+
+def test_a_convolution_by_groups_multiplies_by_its_own_inputs_only():
+    assert count_multiplications(nn.Conv2d(4, 4, 3, groups=4), images(1, (4, 5, 5))) == 9 * 4 * 9

@@ -31,6 +31,7 @@ def test_validated_and_tested_are_the_evaluations_of_the_two_parts():
     assert best.validated.loss == task.validate(best.model).loss
     assert best.tested.correct.tolist() == task.test(best.model).correct.tolist()
     assert (len(best.validated.correct), len(best.tested.correct)) == (20, 30)
+    assert best.accuracy_and_loss == {"accuracy": best.tested.accuracy, "test_loss": best.tested.loss}
 
 
 def test_an_evaluation_is_made_once_and_anew_for_another_model():
@@ -46,8 +47,16 @@ def test_an_outcome_is_that_of_the_best_try_unless_told_otherwise():
     task, tuned = task_and_tries()
     plain = task.outcome(tuned, metrics={"loss": 1.0}, made={})
     assert plain.correct is tuned.best.tested.correct
+    assert plain.made == {"optimizer": tuned.best.optimizer}
+    assert plain.arguments == {
+        "steps": 30,
+        "batch_size": 20,
+        "training_images": 60,
+        "test_images": 30,
+        "image_shape": "1 x 8 x 8",
+    }
     assert len(plain.curves["training loss, by step"]) > 1
     worse = tuned.tries[0.001]
-    told = task.outcome(tuned, metrics={"loss": 1.0}, made={}, tested=worse.tested, losses=worse.losses)
+    told = task.outcome(tuned, metrics={"loss": 1.0}, made={}, trained=worse)
     assert told.correct is worse.tested.correct
     assert told.curves["training loss, by step"] != plain.curves["training loss, by step"]

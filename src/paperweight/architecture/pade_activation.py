@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.catalogue import Paper
+from paperweight.errors import InputError
 
 __all__ = ["PAU", "fit_rational", "replace_activations", "safe_rational"]
 
@@ -225,7 +226,7 @@ def replace_activations(
         The copy.
 
     Raises:
-        ValueError: If the model holds no module of that type.
+        InputError: If the model holds no module of that type.
 
     Example:
         >>> replace_activations(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
@@ -242,7 +243,7 @@ def replace_activations(
         if isinstance(child, replaced)
     ]
     if not found:
-        raise ValueError(
+        raise InputError(
             f"model must hold a module of type {replaced.__name__}, got {type(model).__name__} without one; "
             "give its activations as modules"
         )

@@ -7,8 +7,8 @@ dropout does.
 
 from paperweight.loops.adversarial import AdversarialLoss, fit_adversarial
 from paperweight.loops.choice import Tuned, best_of, tune
-from paperweight.loops.contrastive import fit_views
-from paperweight.loops.core import OnStep, Schedule, index_batches, loss_curve, minimise
+from paperweight.loops.contrastive import fit_views, nt_xent
+from paperweight.loops.core import OnStep, Schedule, at_points, clip_gradients, index_batches, loss_curve, minimise
 from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
 from paperweight.loops.supervised import Evaluation, evaluate_classifier, fit_classifier
@@ -22,7 +22,9 @@ __all__ = [
     "OnStep",
     "Schedule",
     "Tuned",
+    "at_points",
     "best_of",
+    "clip_gradients",
     "evaluate_classifier",
     "fit_adversarial",
     "fit_classifier",
@@ -32,5 +34,6 @@ __all__ = [
     "index_batches",
     "loss_curve",
     "minimise",
+    "nt_xent",
     "tune",
 ]

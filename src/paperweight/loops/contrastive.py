@@ -1,13 +1,15 @@
 """Training of an encoder on two random views of every image."""
 
+import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.loops.core import OnStep, Schedule, index_batches, minimise
 
-__all__ = ["fit_views"]
+__all__ = ["fit_views", "nt_xent"]
 
 
 def fit_views(
@@ -66,3 +68,24 @@ def fit_views(
 
     batches = index_batches(len(images), batch_size, generator, images.device)
     return minimise(batch_loss, optimizer, batches, steps=steps, schedule=schedule, on_step=on_step)
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Compute the normalised temperature-scaled cross-entropy of SimCLR (Chen et al. 2020): each view finds its twin.
+
+    Args:
+        first: Codes of the first views, (N, d).
+        second: Codes of the second views, in the same order, (N, d).
+        temperature: What the cosines of codes are divided by, above 0.
+
+    Returns:
+        The mean over all 2N views of the cross-entropy of the other view of the same image among the other views.
+
+    Example:
+        >>> codes = torch.eye(3)
+        >>> bool(nt_xent(codes, codes, temperature=0.2) < nt_xent(codes, codes.flip(0), temperature=0.2))
+        True
+    """
+    codes = F.normalize(torch.cat([first, second]))
+    scores = (codes @ codes.T / temperature).fill_diagonal_(-math.inf)
+    return F.cross_entropy(scores, torch.arange(len(codes), device=codes.device).roll(len(first)))

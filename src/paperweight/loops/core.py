@@ -5,8 +5,9 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
-__all__ = ["OnStep", "Schedule", "index_batches", "loss_curve", "minimise"]
+__all__ = ["OnStep", "Schedule", "at_points", "clip_gradients", "index_batches", "loss_curve", "minimise"]
 
 Batch = TypeVar("Batch")
 
@@ -22,6 +23,62 @@ class Schedule(Protocol):
     def step(self) -> object:
         """Take note of one step."""
         ...
+
+
+def at_points(points: int, steps: int, look: Callable[[int], object]) -> OnStep:
+    """Return what looks at a training on the way, evenly, so that with the end there are as many points as asked for.
+
+    Args:
+        points: Number of points, the end among them, at least 1.
+        steps: Number of steps of the training.
+        look: Called with the number of steps taken, at each point but the end.
+
+    Raises:
+        ValueError: If ``points`` is below 1.
+
+    Example:
+        >>> seen = []
+        >>> on_step = at_points(3, steps=10, look=seen.append)
+        >>> for step in range(10):
+        ...     _ = on_step(step, torch.zeros(()))
+        >>> seen
+        [4, 7]
+    """
+    if points < 1:
+        raise ValueError(f"points must be at least 1, got {points}")
+
+    def on_step(step: int, _: Tensor) -> None:
+        if (step + 1) * points // steps > step * points // steps and step + 1 < steps:
+            look(step + 1)
+
+    return on_step
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
+    """Have an optimizer scale its gradients down, before each step, where their common norm is larger than a bound.
+
+    Args:
+        optimizer: Holds the parameters, whose norms are taken in the order of its groups.
+        norm: The bound, above 0.
+
+    Raises:
+        ValueError: If ``norm`` is not above 0.
+
+    Example:
+        >>> w = torch.tensor([0.0], requires_grad=True)
+        >>> sgd = torch.optim.SGD([w], lr=1.0)
+        >>> clip_gradients(sgd, norm=0.5)
+        >>> _ = minimise(lambda slope: slope * w.sum(), sgd, [3.0], steps=1)
+        >>> round(w.item(), 4)
+        -0.5
+    """
+    if not norm > 0:
+        raise ValueError(f"norm must be above 0, got {norm}")
+
+    def clip(*_: object) -> None:
+        clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], norm)
+
+    optimizer.register_step_pre_hook(clip)
 
 
 def index_batches(

@@ -6,10 +6,10 @@ PyTorch module, from the global random state: seed it with ``torch.manual_seed``
 time of about 0 to 1000 for each, and maybe tokens of a condition (N, L, context), to images.
 """
 
-from paperweight.nets._common import count_parameters, evaluating
+from paperweight.nets._common import count_multiplications, count_parameters, evaluating
 from paperweight.nets.denoisers import MLPDenoiser, TokenDenoiser
 from paperweight.nets.lenet import LeNet
-from paperweight.nets.mlp import MLP
+from paperweight.nets.mlp import MLP, NormalisedMLP
 from paperweight.nets.resnet import ResNet, ResNet18
 from paperweight.nets.text import TextEncoder, Tokenizer
 from paperweight.nets.unet import UNet
@@ -19,6 +19,7 @@ __all__ = [
     "MLP",
     "LeNet",
     "MLPDenoiser",
+    "NormalisedMLP",
     "ResNet",
     "ResNet18",
     "TextEncoder",
@@ -26,6 +27,7 @@ __all__ = [
     "Tokenizer",
     "UNet",
     "ViT",
+    "count_multiplications",
     "count_parameters",
     "evaluating",
 ]

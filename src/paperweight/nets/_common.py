@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-__all__ = ["check_at_least", "check_classifier", "count_parameters", "evaluating"]
+__all__ = ["check_at_least", "check_classifier", "count_multiplications", "count_parameters", "evaluating"]
 
 
 def check_at_least(minimum: int, values: dict[str, int]) -> None:
@@ -58,6 +59,37 @@ def count_parameters(model: nn.Module) -> int:
         8
     """
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def count_multiplications(model: nn.Module, inputs: Tensor) -> int:
+    """Count the multiplications by weights other than 0 in convolutions and linear layers, those with padding included.
+
+    Args:
+        model: A network whose convolutions have two dimensions; run once in eval mode, and left as it was.
+        inputs: What it is run on, (1, ...) for the cost of one sample.
+
+    Returns:
+        The number of multiplications for all of the inputs.
+
+    Example:
+        >>> count_multiplications(nn.Conv2d(1, 2, 3, padding=1), torch.zeros(1, 1, 8, 8))
+        1152
+    """
+    count = 0
+
+    def add(layer: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal count
+        weight = layer.get_parameter("weight")
+        count += output.numel() // len(weight) * int(weight.count_nonzero())
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    with evaluating(model):
+        model(inputs)
+    for hook in hooks:
+        hook.remove()
+    return count
 
 
 @contextmanager

@@ -2,12 +2,16 @@
 
 from paperweight.studies._classification import Classification, Trained, classification
 from paperweight.studies._declaration import BUDGETS, DEFAULT_SEEDS, Arm, Budget, Metric, Outcome, Study
+from paperweight.studies._metrics import ACCURACY, EARLY_LOSS, TEST_LOSS
 from paperweight.studies._network import load_factory
 from paperweight.studies._setting import Setting
 
 __all__ = [
+    "ACCURACY",
     "BUDGETS",
     "DEFAULT_SEEDS",
+    "EARLY_LOSS",
+    "TEST_LOSS",
     "Arm",
     "Budget",
     "Classification",

@@ -1,9 +1,9 @@
 """The template of studies of classifiers: train a try, tune on validation images, judge the best on test images."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,17 @@ __all__ = ["Classification", "Trained", "classification"]
 _Sizes = tuple[int, int, int]
 
 
+class Procedure(Protocol):
+    """What trains its own model by its own loop, such as a `paperweight.kinds.TrainingProcedure`."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def step(self) -> Tensor:
+        """Train for a round and return its loss, a scalar."""
+        ...
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -29,12 +40,16 @@ class Trained:
         model: The classifier.
         optimizer: What it was trained with.
         losses: The loss of every step, (steps,); shorter after a divergence.
+        made: What else was made for it.
+        arguments: How it was trained.
     """
 
     data: Splits
     model: nn.Module
     optimizer: torch.optim.Optimizer
     losses: Tensor
+    made: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    arguments: Mapping[str, object] = field(default_factory=dict[str, object])
 
     @cached_property
     def validated(self) -> Evaluation:
@@ -45,6 +60,11 @@ class Trained:
     def tested(self) -> Evaluation:
         """Its evaluation on the test images."""
         return evaluate_classifier(self.model, self.data.test.images, self.data.test.labels)
+
+    @property
+    def accuracy_and_loss(self) -> dict[str, float]:
+        """The metrics ``accuracy`` and ``test_loss`` of its evaluation on the test images."""
+        return {"accuracy": self.tested.accuracy, "test_loss": self.tested.loss}
 
 
 @final
@@ -80,6 +100,16 @@ class Classification:
     def classes(self) -> int:
         """Number of classes."""
         return len(self.data.classes)
+
+    def with_images(self, change: Callable[[Tensor], Tensor]) -> "Classification":
+        """Return the same task with the images of all parts changed by a function, labels as they are."""
+
+        def changed(part: LabelledImages) -> LabelledImages:
+            return LabelledImages(change(part.images), part.labels)
+
+        data = self.data
+        parts = {"train": changed(data.train), "validation": changed(data.validation), "test": changed(data.test)}
+        return replace(self, data=replace(data, **parts))
 
     def network(self, default: Callable[..., nn.Module]) -> nn.Module:
         """Return a new classifier, the user's or the default, with the same weights at every call."""
@@ -127,7 +157,25 @@ class Classification:
             schedule=schedule,
             on_step=on_step,
         )
-        return Trained(self.data, model, optimizer, losses)
+        return Trained(self.data, model, optimizer, losses, arguments={"steps": steps, "batch_size": batch_size})
+
+    def fit_by(self, training: Procedure, rounds: int, schedule: Schedule | None = None) -> Trained:
+        """Train by what replaces the training loop, round by round.
+
+        Args:
+            training: Trains its model for a round at each ``step``, and returns the loss.
+            rounds: Number of rounds, at least 1.
+            schedule: Stepped after every round.
+
+        Returns:
+            What was trained, with the loss of every round.
+        """
+        losses: list[Tensor] = []
+        for _ in range(rounds):
+            losses.append(training.step())
+            if schedule is not None:
+                schedule.step()
+        return Trained(self.data, training.model, training.optimizer, torch.stack(losses), {"training": training})
 
     def validate(self, model: nn.Module) -> Evaluation:
         """Evaluate a classifier on the validation images."""
@@ -142,43 +190,44 @@ class Classification:
         tuned: Tuned[Any],
         *,
         metrics: Mapping[str, float],
-        made: Mapping[str, object],
+        made: Mapping[str, object] | None = None,
         of: str = "lr",
         more_tuned: Mapping[str, Tuned[Any]] | None = None,
         arguments: Mapping[str, object] | None = None,
         curves: Mapping[str, list[tuple[float, float]]] | None = None,
         images: Mapping[str, Tensor] | None = None,
-        losses: Tensor | None = None,
+        trained: Trained | None = None,
         tested: Evaluation | None = None,
     ) -> Outcome:
-        """Return what the run gives, with the sizes of the data, the tries and the course of training.
+        """Return what the run gives, with the optimizer, sizes and steps, the tries and the course of training.
 
         Args:
-            tuned: The tries; each a `Trained`, or ``losses`` and ``tested`` are given.
+            tuned: The tries; each a `Trained`, or ``trained`` is given.
             metrics: Metric to value.
-            made: What the arm made.
+            made: What else the arm made.
             of: What was tuned.
             more_tuned: What else was tuned, by name.
             arguments: What else the run resolved.
             curves: More curves.
             images: Images to show.
-            losses: The losses of the best try, where they are not its own.
+            trained: The best try, where it is not that of ``tuned`` itself.
             tested: The evaluation of the best try on test images, where it is not its own.
         """
-        course: Tensor = tuned.best.losses if losses is None else losses
-        final: Evaluation = tuned.best.tested if tested is None else tested
+        best: Trained = tuned.best if trained is None else trained
+        final = best.tested if tested is None else tested
         return Outcome(
             metrics=metrics,
-            made=made,
+            made={"optimizer": best.optimizer, **best.made, **(made or {})},
             tuned={of: tuned, **(more_tuned or {})},
             arguments={
+                **best.arguments,
                 **(arguments or {}),
                 "training_images": len(self.train),
                 "test_images": len(self.data.test),
                 "image_shape": " x ".join(map(str, self.shape)),
             },
             curves={
-                "training loss, by step": loss_curve(course),
+                "training loss, by step": loss_curve(best.losses),
                 **(curves or {}),
             },
             images=images or {},

@@ -34,6 +34,10 @@ class Metric:
 
     Raises:
         InputError: If the minimal effect is not positive.
+
+    Example:
+        >>> Metric.lower("test loss", 0.02, "nats").better
+        'lower'
     """
 
     label: str
@@ -44,6 +48,16 @@ class Metric:
     def __post_init__(self) -> None:
         if not self.minimal_effect > 0:
             raise InputError(f"minimal_effect of {self.label!r} must be positive, got {self.minimal_effect}")
+
+    @classmethod
+    def higher(cls, label: str, minimal_effect: float, unit: str = "") -> "Metric":
+        """Return a metric of which the claim calls higher values better."""
+        return cls(label=label, unit=unit, better="higher", minimal_effect=minimal_effect)
+
+    @classmethod
+    def lower(cls, label: str, minimal_effect: float, unit: str = "") -> "Metric":
+        """Return a metric of which the claim calls lower values better."""
+        return cls(label=label, unit=unit, better="lower", minimal_effect=minimal_effect)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ Deviations:
 
 import math
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,13 +89,13 @@ def infobatch_selection(scores: Tensor, ratio: float = 0.5, *, generator: torch.
     return index, weight[index]
 
 
-@final
 class InfoBatch:
     """Trains a model epoch by epoch, and leaves out in each a part of what is learned well.
 
-    A call of `step` is one epoch. With ``ratio=0`` it is plain training on shuffled batches. A batch's loss is the mean
-    of its samples' losses times their weights, so that a step is larger where much is left out: fewer steps go as far.
-    Step a learning-rate schedule between epochs, or by the share of the epoch.
+    A call of `step` is one epoch, of what `order` draws, which a subclass may override. With ``ratio=0`` it is
+    plain training on shuffled batches. A batch's loss is the mean of its samples' losses times their weights, so that a
+    step is larger where much is left out: fewer steps go as far. Step a learning-rate schedule between epochs, or by
+    the share of the epoch.
 
     Args:
         model: What is trained, in place.
@@ -171,16 +171,14 @@ class InfoBatch:
         Returns:
             The mean of the weighted losses of its batches, before each update, a scalar.
         """
-        index, weight = self._selected()
-        order = torch.randperm(len(index), generator=self.generator, device=self.generator.device).to(index.device)
+        index, weights = self.order()
         losses_of = _cross_entropies if self.loss is None else self.loss
         self.model.train()
         means: list[Tensor] = []
-        for chosen in order.split(self.batch_size):
-            batch = index[chosen]
+        for batch, weight in zip(index.split(self.batch_size), weights.split(self.batch_size), strict=True):
             losses = losses_of(self.model(self.inputs[batch]), self.labels[batch])
             self.scores[batch] = losses.detach().to(self.scores.dtype)
-            mean = (weight[chosen].to(losses.dtype) * losses).mean()
+            mean = (weight.to(losses.dtype) * losses).mean()
             self.optimizer.zero_grad()
             mean.backward()
             self.optimizer.step()
@@ -188,6 +186,16 @@ class InfoBatch:
         self.epoch += 1
         self.samples += len(index)
         return torch.stack(means).mean()
+
+    def order(self) -> tuple[Tensor, Tensor]:
+        """Draw what the next epoch sees.
+
+        Returns:
+            The samples in the order in which it sees them, int64, (M,), and the weight of each in the loss, (M,).
+        """
+        index, weight = self._selected()
+        order = torch.randperm(len(index), generator=self.generator, device=self.generator.device).to(index.device)
+        return index[order], weight[order]
 
     def _selected(self) -> tuple[Tensor, Tensor]:
         if self.ratio == 0 or self.epoch >= self.delta * self.epochs:

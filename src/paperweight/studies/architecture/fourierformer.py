@@ -36,7 +36,7 @@ from paperweight.architecture.fourierformer import (
 )
 from paperweight.loops import Tuned, best_of, fit_classifier, loss_curve, tune
 from paperweight.nets import ViT, evaluating
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import ACCURACY, Arm, Metric, Outcome, Setting, Study, Trained, classification
 
 _RATES = (3e-3, 1e-2, 3e-2)
 _TEXT_RATES = (2.5e-3, 1e-2, 4e-2, 1.6e-1)
@@ -114,14 +114,10 @@ STUDY = Study(
         "fourier_radii": Arm("variant: power 4, a radius for each feature of a head", _fourier(radius="head_feature")),
     },
     metrics={
-        "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
-        "head_distance": Metric(
-            label="distance of heads, over their norm", unit="", better="higher", minimal_effect=0.05
-        ),
-        "bits": Metric(label="bits a character of text", unit="bits", better="lower", minimal_effect=0.02),
-        "regression": Metric(
-            label="error of the regression", unit="share of the variance", better="lower", minimal_effect=0.02
-        ),
+        "accuracy": ACCURACY,
+        "head_distance": Metric.higher("distance of heads, over their norm", 0.05),
+        "bits": Metric.lower("bits a character of text", 0.02, "bits"),
+        "regression": Metric.lower("error of the regression", 0.02, "share of the variance"),
     },
     headline="accuracy",
     tuned=(

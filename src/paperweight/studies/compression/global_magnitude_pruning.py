@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from paperweight.compression.global_magnitude_pruning import GlobalMagnitudePruning
 from paperweight.loops import tune
-from paperweight.nets import ResNet, evaluating
+from paperweight.nets import ResNet, count_multiplications
 from paperweight.studies import Arm, Classification, Metric, Outcome, Setting, Study, Trained, classification
 
 _SPARSITY = 0.95
@@ -123,14 +123,10 @@ STUDY = Study(
         ),
     },
     metrics={
-        "accuracy": Metric(label="test accuracy, 95% sparse", unit="", better="higher", minimal_effect=0.01),
-        "accuracy_sparser": Metric(label="test accuracy, 98% sparse", unit="", better="higher", minimal_effect=0.01),
-        "accuracy_before": Metric(
-            label="test accuracy before fine-tuning, 80% sparse", unit="", better="higher", minimal_effect=0.01
-        ),
-        "multiplications": Metric(
-            label="multiplications, 95% sparse", unit="fraction of the unpruned", better="lower", minimal_effect=0.01
-        ),
+        "accuracy": Metric.higher("test accuracy, 95% sparse", 0.01),
+        "accuracy_sparser": Metric.higher("test accuracy, 98% sparse", 0.01),
+        "accuracy_before": Metric.higher("test accuracy before fine-tuning, 80% sparse", 0.01),
+        "multiplications": Metric.lower("multiplications, 95% sparse", 0.01, "fraction of the unpruned"),
     },
     headline="accuracy",
     tuned=(
@@ -194,13 +190,12 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     image = task.train.images[:1]
     return task.outcome(
         tuned,
-        losses=best.losses,
-        tested=best.tested,
+        trained=best,
         metrics={
             "accuracy": best.tested.accuracy,
             "accuracy_sparser": sparser.trained.tested.accuracy,
             "accuracy_before": task.test(begin(_DENSER)[0]).accuracy,
-            "multiplications": _multiplications(best.model, image) / _multiplications(dense, image),
+            "multiplications": count_multiplications(best.model, image) / count_multiplications(dense, image),
         },
         made={"pruning": pruning, "pruning_sparser": sparser.pruning, "optimizer": best.optimizer},
         arguments={
@@ -239,20 +234,3 @@ def _small_network(budget: int, task: Classification) -> nn.Module:
     while distance(width + 1) < distance(width):
         width += 1
     return build(width)
-
-
-def _multiplications(model: nn.Module, image: Tensor) -> int:
-    """Count the multiplications by weights other than 0 for one image, those with padding included."""
-    count = 0
-
-    def add(part: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal count
-        weight = part.get_parameter("weight")
-        count += output.numel() // len(weight) * int(weight.count_nonzero())
-
-    handles = [part.register_forward_hook(add) for part in _layers(model)]
-    with evaluating(model), torch.no_grad():
-        model(image)
-    for handle in handles:
-        handle.remove()
-    return count

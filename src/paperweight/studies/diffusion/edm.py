@@ -153,11 +153,9 @@ STUDY = Study(
         ),
     },
     metrics={
-        "distance": Metric(label="distance to test images, 35 calls", unit="", better="lower", minimal_effect=0.005),
-        "distance_few": Metric(label="distance to test images, 9 calls", unit="", better="lower", minimal_effect=0.01),
-        "points": Metric(
-            label="distance to points, exact denoiser, 35 calls", unit="", better="lower", minimal_effect=0.005
-        ),
+        "distance": Metric.lower("distance to test images, 35 calls", 0.005),
+        "distance_few": Metric.lower("distance to test images, 9 calls", 0.01),
+        "points": Metric.lower("distance to points, exact denoiser, 35 calls", 0.005),
     },
     headline="distance",
     tuned=(

@@ -19,7 +19,7 @@ from paperweight.federated.dimat import DIMAT
 from paperweight.loops import evaluate_classifier
 from paperweight.studies import Classification
 
-__all__ = ["MEGABYTE", "Plan", "Trial", "World", "accuracy"]
+__all__ = ["MEGABYTE", "Plan", "Times", "Trial", "World", "accuracy"]
 
 MEGABYTE = 1e6
 
@@ -48,16 +48,22 @@ class Plan(NamedTuple):
     pooled: bool = False
 
 
+class Times(NamedTuple):
+    """How many rounds of how many epochs agents train for, and for how many epochs before."""
+
+    rounds: int
+    epochs: int
+    first_epochs: int
+
+
 class World(NamedTuple):
-    """The images of an arm's agents on one split, and how many rounds of how many epochs they train for."""
+    """The images of an arm's agents on one split, how long they train, and on how many shared images they match."""
 
     task: Classification
     network: Callable[[], nn.Module]
     plan: Plan
     parts: Sequence[Tensor]
-    rounds: int
-    epochs: int
-    first_epochs: int
+    times: Times
     probed: int
 
     def batches(self, number: int, use: int) -> Batches:
@@ -85,7 +91,7 @@ class World(NamedTuple):
             for number in range(len(self.parts)):
                 model = self.fresh(number)
                 optimizer = torch.optim.SGD(model.parameters(), lr=_FIRST_RATE, momentum=_MOMENTUM)
-                LocalOnly(model, optimizer, self.batches(number, use=0), self.first_epochs).step()
+                LocalOnly(model, optimizer, self.batches(number, use=0), self.times.first_epochs).step()
                 trained |= {f"{number}.{name}": value.detach().clone() for name, value in model.state_dict().items()}
             return trained
 
@@ -120,14 +126,14 @@ class World(NamedTuple):
 
     def train(self, start: Sequence[nn.Module], rate: float) -> "Trial":
         """Train for all rounds, with a last exchange where these are rare."""
-        test, plan, length = self.task.data.test, self.plan, self.epochs
+        test, plan, length = self.task.data.test, self.plan, self.times.epochs
         if plan.stepwise:
-            length = 1 if plan.rare else self.epochs * (min(map(len, self.parts)) // _BATCH)
+            length = 1 if plan.rare else self.times.epochs * (min(map(len, self.parts)) // _BATCH)
         agents = self.crew(start, rate, length)
         before = sum(_accuracy_of(model, test) for model in start) / len(start)
         mixing = mixing_matrix("ring", len(start))
         simulation = Simulation(agents, mixing, evaluate=lambda model: _accuracy_of(model, test))
-        history = simulation.run(self.rounds)
+        history = simulation.run(self.times.rounds)
         if plan.rare:
             merging = [agent for agent in agents if isinstance(agent, DIMAT)]
             for agent in merging:
@@ -136,6 +142,10 @@ class World(NamedTuple):
             for agent in merging:
                 agent.local_epochs = length
         return Trial(agents, history, before)
+
+    def validated(self, trial: "Trial") -> float:
+        """Give the accuracy of a trial's agents on validation images."""
+        return accuracy(trial.agents, self.task.data.validation)
 
 
 class Trial(NamedTuple):
@@ -151,6 +161,14 @@ class Trial(NamedTuple):
             answers = [agent.model.eval()(data.images).argmax(1) for agent in self.agents]
         pairs = [*combinations(answers, 2)]
         return sum(float((a == b).double().mean()) for a, b in pairs) / len(pairs) if pairs else 1.0
+
+    def curves(self, split: str) -> dict[str, list[tuple[float, float]]]:
+        """Give its curves, named by the split."""
+        return {
+            f"test accuracy, by round, {split}": self.by_round(),
+            f"test accuracy, by megabytes, {split}": self.by_bytes(),
+            f"disagreement, by round, {split}": self.disagreement(),
+        }
 
     def by_round(self) -> list[tuple[float, float]]:
         """Give the accuracy after each merge, at whole numbers, and after each training, half a round on."""

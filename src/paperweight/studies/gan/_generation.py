@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paperweight.data import LabelledImages
-from paperweight.loops import Tuned, fit_adversarial, fit_classifier, loss_curve
+from paperweight.loops import Tuned, at_points, fit_adversarial, fit_classifier, loss_curve
 from paperweight.nets import MLP, LeNet, evaluating
 from paperweight.studies import Outcome, Setting
 
@@ -137,7 +137,8 @@ class Generation:
         rate: float,
         *,
         updates: int,
-        on_step: Callable[[nn.Module, int], object] | None = None,
+        on_step: Callable[[nn.Module, int], object] = lambda *_: None,
+        points: int | None = None,
     ) -> Trained:
         """Train new networks by a game, by `paperweight.loops.fit_adversarial`; the batches are those of every arm.
 
@@ -146,6 +147,7 @@ class Generation:
             rate: The geometric mean of both learning rates.
             updates: Number of updates of both networks together, as many as make whole steps.
             on_step: Called after every step with the generator and the number of steps taken.
+            points: At how many steps, even and the last among them, it is called in place of every one.
 
         Returns:
             The networks.
@@ -156,6 +158,8 @@ class Generation:
         critic_optimizer = game.optimizer(critic.parameters(), lr=rate * root)
         if game.bound is not None:
             critic_optimizer.register_step_post_hook(partial(_clip, game.bound))
+        steps = updates // (1 + game.critic_steps)
+        look = partial(on_step, model)
         losses, _ = fit_adversarial(
             model,
             critic,
@@ -165,12 +169,14 @@ class Generation:
             model_loss=game.loss_of_model,
             critic_loss=game.loss_of_critic,
             latent=self.latent,
-            steps=updates // (1 + game.critic_steps),
+            steps=steps,
             batch_size=self.batch_size,
             generator=self.setting.generator("batches"),
             critic_steps=game.critic_steps,
-            on_step=None if on_step is None else lambda step, _: on_step(model, step + 1),
+            on_step=(lambda step, _: look(step + 1)) if points is None else at_points(points, steps, look),
         )
+        if points is not None:
+            look(len(losses))
         made = {**game.parts(), "model_optimizer": optimizer, "critic_optimizer": critic_optimizer}
         return Trained(model, critic, losses, made)
 

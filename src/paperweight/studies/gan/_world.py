@@ -6,7 +6,7 @@ images.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -15,11 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from paperweight.data import LabelledImages, gaussian_grid
+from paperweight.loops import Tuned, tune
 from paperweight.nets import evaluating
-from paperweight.studies import Setting
-from paperweight.studies.gan._generation import Generation, trained_classifier
+from paperweight.studies import Metric, Setting
+from paperweight.studies.gan._generation import Game, Generation, Trained, trained_classifier
 
-__all__ = ["World", "reverse_kl", "sliced_wasserstein", "world"]
+__all__ = ["COVERED", "DISTANCE", "ON_MODES", "World", "reverse_kl", "sliced_wasserstein", "world"]
+
+COVERED = Metric.higher("modes covered", 0.02, "fraction")
+ON_MODES = Metric.higher("samples on a mode", 0.05, "fraction")
+DISTANCE = Metric.lower("sliced Wasserstein distance", 0.01)
 
 _SCALE = 0.05
 _CONFIDENCE = 0.9
@@ -40,6 +45,21 @@ class World:
     task: Generation
     modes: int
     mode_of: Callable[[Tensor], Tensor]
+
+    def tuned(self, game: Game, rates: Sequence[float], updates: int) -> Tuned[Trained]:
+        """Play a game with each rate and choose the generator that comes closest to validation data.
+
+        Args:
+            game: The game.
+            rates: The learning rates to try.
+            updates: Number of updates of both networks together.
+        """
+        return tune(
+            rates,
+            lambda rate: self.task.fit(game, rate, updates=updates),
+            lambda trained: self.distance(trained.model),
+            better="lower",
+        )
 
     def distance(self, model: nn.Module) -> float:
         """Give the distance of a generator's samples to validation data, the same latents for every arm."""

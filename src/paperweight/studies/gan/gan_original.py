@@ -33,7 +33,7 @@ from paperweight.gan.gan_original import (
 from paperweight.loops import index_batches, minimise, tune
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study
 from paperweight.studies.gan._generation import Game, Generation
-from paperweight.studies.gan._world import world
+from paperweight.studies.gan._world import COVERED, DISTANCE, world
 
 _EARLY = 100
 _RATES = (0.01, 0.03, 0.1, 0.3)
@@ -145,14 +145,10 @@ STUDY = Study(
         ),
     },
     metrics={
-        "log_likelihood": Metric(
-            label="Parzen log-likelihood of test data", unit="nats", better="higher", minimal_effect=0.5
-        ),
-        "covered": Metric(label="modes covered", unit="fraction", better="higher", minimal_effect=0.02),
-        "distance": Metric(label="sliced Wasserstein distance", unit="", better="lower", minimal_effect=0.01),
-        "gradient": Metric(
-            label="norm of the generator's gradient, first 100 steps", unit="", better="higher", minimal_effect=0.05
-        ),
+        "log_likelihood": Metric.higher("Parzen log-likelihood of test data", 0.5, "nats"),
+        "covered": COVERED,
+        "distance": DISTANCE,
+        "gradient": Metric.higher("norm of the generator's gradient, first 100 steps", 0.05),
     },
     headline="log_likelihood",
     tuned=(

@@ -20,10 +20,9 @@ from functools import partial
 import torch
 
 from paperweight.gan.r3gan import relativistic_critic_loss, relativistic_generator_loss, zero_centred_penalty
-from paperweight.loops import tune
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study
 from paperweight.studies.gan._generation import Game
-from paperweight.studies.gan._world import world
+from paperweight.studies.gan._world import COVERED, DISTANCE, world
 
 _RATES = (1e-3, 3e-3, 1e-2)
 _PENALTY = partial(zero_centred_penalty, gamma=0.1)
@@ -54,9 +53,9 @@ STUDY = Study(
         ),
     },
     metrics={
-        "reverse_kl": Metric(label="divergence from equal modes", unit="nats", better="lower", minimal_effect=0.05),
-        "covered": Metric(label="modes covered", unit="fraction", better="higher", minimal_effect=0.02),
-        "distance": Metric(label="sliced Wasserstein distance", unit="", better="lower", minimal_effect=0.01),
+        "reverse_kl": Metric.lower("divergence from equal modes", 0.05, "nats"),
+        "covered": COVERED,
+        "distance": DISTANCE,
     },
     headline="reverse_kl",
     tuned=(
@@ -75,12 +74,7 @@ def run(arm: Arm[Game], setting: Setting) -> Outcome:
     """Train with each rate; judge the samples of the generator that comes closest to validation data."""
     given = world(setting)
     steps = setting.pick(smoke=30, desk=500, gpu=30_000)
-    tuned = tune(
-        _RATES,
-        lambda rate: given.task.fit(arm.make, rate, updates=2 * steps),
-        lambda trained: given.distance(trained.model),
-        better="lower",
-    )
+    tuned = given.tuned(arm.make, _RATES, updates=2 * steps)
     judged, samples = given.judge_model(tuned.best.model)
     return given.task.outcome(
         tuned,

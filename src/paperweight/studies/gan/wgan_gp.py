@@ -20,9 +20,9 @@ import torch
 
 from paperweight.gan.wgan_gp import gradient_penalty, wgan_critic_loss, wgan_generator_loss
 from paperweight.loops import Tuned, tune
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study
+from paperweight.studies import Arm, Outcome, Setting, Study
 from paperweight.studies.gan._generation import Game, Trained
-from paperweight.studies.gan._world import world
+from paperweight.studies.gan._world import COVERED, DISTANCE, ON_MODES, world
 
 
 class _Plan(NamedTuple):
@@ -33,11 +33,12 @@ class _Plan(NamedTuple):
     weights: tuple[float, ...] = ()
 
 
-_WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 _ADAM = partial(torch.optim.Adam, betas=(0.0, 0.9), fused=True)
 _WASSERSTEIN = Game(model_loss=wgan_generator_loss, critic_loss=wgan_critic_loss, critic_steps=5)
 _METHOD = replace(_WASSERSTEIN, optimizer=_ADAM)
 _CLIPPED = replace(_WASSERSTEIN, optimizer=torch.optim.RMSprop, bound=0.01)
+_penalised = partial(_Plan, weights=(0.01, 0.1, 1.0, 10.0))
+_slowly = partial(_Plan, rates=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3))
 
 STUDY = Study(
     paper="wgan_gp",
@@ -45,32 +46,19 @@ STUDY = Study(
     claim="A Wasserstein GAN with gradient penalty gives samples nearer to the data than the original losses do.",
     arms={
         "original": Arm("the original losses without saturation, one update of the critic a step", _Plan(Game())),
-        "wgan_gp": Arm(
-            "Wasserstein losses with gradient penalty, five updates of the critic a step",
-            _Plan(_METHOD, weights=_WEIGHTS),
-        ),
+        "wgan_gp": Arm("Wasserstein losses with gradient penalty, five critic updates a step", _penalised(_METHOD)),
         "wgan_clipped": Arm(
-            "Wasserstein losses, the critic's weights clipped to 0.01, five updates of the critic a step",
-            _Plan(_CLIPPED, (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)),
+            "Wasserstein losses, the critic's weights clipped to 0.01, five critic updates a step", _slowly(_CLIPPED)
         ),
         "one_critic_step": Arm(
-            "variant: as wgan_gp with one update of the critic a step",
-            _Plan(replace(_METHOD, critic_steps=1), weights=_WEIGHTS),
+            "variant: as wgan_gp, one critic update a step", _penalised(replace(_METHOD, critic_steps=1))
         ),
-        "original_5": Arm(
-            "control: the original losses with five updates of the critic a step",
-            _Plan(Game(critic_steps=5), (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)),
-        ),
+        "original_5": Arm("control: the original losses, five critic updates a step", _slowly(Game(critic_steps=5))),
         "original_gp": Arm(
-            "control: as original_5, with the same gradient penalty",
-            _Plan(Game(critic_steps=5, optimizer=_ADAM), weights=_WEIGHTS),
+            "control: as original_5, with the same gradient penalty", _penalised(Game(critic_steps=5, optimizer=_ADAM))
         ),
     },
-    metrics={
-        "distance": Metric(label="sliced Wasserstein distance", unit="", better="lower", minimal_effect=0.01),
-        "covered": Metric(label="modes covered", unit="fraction", better="higher", minimal_effect=0.02),
-        "on_modes": Metric(label="samples on a mode", unit="fraction", better="higher", minimal_effect=0.05),
-    },
+    metrics={"distance": DISTANCE, "covered": COVERED, "on_modes": ON_MODES},
     headline="distance",
     tuned=(
         "the learning rate of both networks: 5 tries an arm and seed, a factor of about 3 apart, by the sliced "
@@ -91,12 +79,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     updates = setting.pick(smoke=60, desk=1_500, gpu=60_000)
 
     def tune_rate(game: Game) -> Tuned[Trained]:
-        return tune(
-            arm.make.rates,
-            lambda rate: given.task.fit(game, rate, updates=updates),
-            lambda trained: given.distance(trained.model),
-            better="lower",
-        )
+        return given.tuned(game, arm.make.rates, updates)
 
     def with_penalty(weight: float) -> Tuned[Trained]:
         return tune_rate(replace(arm.make.game, between=partial(gradient_penalty, lam=weight)))

@@ -165,8 +165,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     best = tuned.best.end
     return task.outcome(
         tuned,
-        losses=best.losses,
-        tested=best.tested,
+        trained=best,
         metrics={
             "accuracy": best.tested.accuracy,
             "half_accuracy": half_way.best.half_way[1].accuracy,

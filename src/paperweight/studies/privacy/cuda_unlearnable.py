@@ -29,7 +29,7 @@ from paperweight.data import channel_statistics, normalise
 from paperweight.loops import evaluate_classifier, index_batches, minimise, tune
 from paperweight.nets import LeNet, evaluating
 from paperweight.privacy.cuda_unlearnable import CUDATransform, class_filters
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
+from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
 
 _RATES = (0.0003, 0.001, 0.0035, 0.012)
 _BATCH = 32
@@ -116,18 +116,9 @@ STUDY = Study(
         ),
     },
     metrics={
-        "accuracy": Metric(
-            label="the learner's accuracy on clean images", unit="", better="lower", minimal_effect=0.05
-        ),
-        "accuracy_half": Metric(
-            label="the same, half of the images protected", unit="", better="lower", minimal_effect=0.05
-        ),
-        "accuracy_protected": Metric(
-            label="accuracy on test images with the filters of their classes",
-            unit="",
-            better="higher",
-            minimal_effect=0.01,
-        ),
+        "accuracy": Metric.lower("the learner's accuracy on clean images", 0.05),
+        "accuracy_half": Metric.lower("the same, half of the images protected", 0.05),
+        "accuracy_protected": Metric.higher("accuracy on test images with the filters of their classes", 0.01),
     },
     headline="accuracy",
     tuned="the learning rate: 4 tries an arm and seed, by accuracy on validation images protected as for training",
@@ -139,12 +130,6 @@ STUDY = Study(
     ),
     seeds=10,
 )
-
-
-class _Trained(NamedTuple):
-    model: nn.Module
-    losses: Tensor
-    optimizer: torch.optim.Optimizer
 
 
 def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
@@ -168,7 +153,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     half = torch.arange(len(published), device=setting.device) % 2 == 0
     mixed = torch.where(half[:, None, None, None], published, task.train.images)
 
-    def learn(images: Tensor, rate: float) -> _Trained:
+    def learn(images: Tensor, rate: float) -> Trained:
         model = nn.Sequential(_Normalised(*channel_statistics(images)), task.network(LeNet)).to(setting.device)
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
         draw = setting.generator("evaluation")
@@ -179,7 +164,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
 
         model.train()
         batches = index_batches(len(images), _BATCH, setting.generator("batches"), images.device)
-        return _Trained(model, minimise(loss, optimizer, batches, steps=steps), optimizer)
+        return Trained(task.data, model, optimizer, minimise(loss, optimizer, batches, steps=steps))
 
     tuned = tune(
         _RATES,
@@ -187,11 +172,9 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         lambda tried: evaluate_classifier(tried.model, held_out, task.data.validation.labels).accuracy,
         better="higher",
     )
-    best = tuned.best
-    clean = task.test(best.model)
+    best, clean = tuned.best, tuned.best.tested
     return task.outcome(
         tuned,
-        tested=clean,
         metrics={
             "accuracy": clean.accuracy,
             "accuracy_half": task.test(learn(mixed, tuned.value).model).accuracy,
@@ -199,7 +182,6 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         },
         made={
             "protection": protection,
-            "optimizer": best.optimizer,
             **({"filters": owners_filters} if isinstance(protection, CUDATransform) else {}),
         },
         arguments={

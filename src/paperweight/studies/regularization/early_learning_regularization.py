@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperweight.loops import Evaluation, evaluate_classifier, tune
+from paperweight.loops import Evaluation, at_points, evaluate_classifier, tune
 from paperweight.nets import MLP
 from paperweight.regularization.early_learning_regularization import ELRLoss
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import ACCURACY, Arm, Metric, Outcome, Setting, Study, Trained, classification
 
 _WRONG = 0.4
 _RATE = 0.02
@@ -93,13 +93,9 @@ STUDY = Study(
         ),
     },
     metrics={
-        "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
-        "memorised": Metric(
-            label="wrong training labels that are predicted", unit="fraction", better="lower", minimal_effect=0.02
-        ),
-        "fitted": Metric(
-            label="right training labels that are predicted", unit="fraction", better="higher", minimal_effect=0.01
-        ),
+        "accuracy": ACCURACY,
+        "memorised": Metric.lower("wrong training labels that are predicted", 0.02, "fraction"),
+        "fitted": Metric.higher("right training labels that are predicted", 0.01, "fraction"),
     },
     headline="accuracy",
     tuned=(
@@ -159,11 +155,6 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
                 )
             )
 
-        def look_on_the_way(step: int, _: Tensor) -> None:
-            taken = step + 1
-            if taken % (steps // _POINTS) == 0 and taken < steps:
-                look(taken)
-
         def loss_of_batch(logits: Tensor, numbered: Tensor) -> Tensor:
             given, index = numbered.unbind(dim=1)
             if plan.others:
@@ -178,7 +169,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
             batch_size=_BATCH,
             labels=torch.stack([labels, torch.arange(samples, device=setting.device)], dim=1),
             loss=loss_of_batch,
-            on_step=look_on_the_way,
+            on_step=at_points(_POINTS, steps, look),
         )
         look(len(trained.losses))
         return _Course(trained, loss, course)
@@ -190,17 +181,12 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     best, point = tuned.best, chosen(tuned.best)
     return task.outcome(
         tuned,
-        losses=best.trained.losses,
+        trained=best.trained,
         tested=point.test,
         of="strength",
         metrics={"accuracy": point.test.accuracy, "memorised": point.memorised, "fitted": point.fitted},
-        made={"loss": best.loss, "optimizer": best.trained.optimizer},
-        arguments={
-            "stopped_after": point.step,
-            "steps": steps,
-            "wrong_labels": int(wrong.sum()),
-            "batch_size": _BATCH,
-        },
+        made={"loss": best.loss},
+        arguments={"stopped_after": point.step, "wrong_labels": int(wrong.sum())},
         curves={
             "test accuracy, by step": [(point.step, point.test.accuracy) for point in best.points],
             "wrong labels memorised, by step": [(point.step, point.memorised) for point in best.points],

@@ -92,12 +92,10 @@ STUDY = Study(
         ),
     },
     metrics={
-        "average_radius": Metric(
-            label="average certified radius", unit="norm 2, pixels in [0, 1]", better="higher", minimal_effect=0.01
-        ),
-        "certified_near": Metric(label="certified accuracy at 0.25", unit="", better="higher", minimal_effect=0.02),
-        "certified_far": Metric(label="certified accuracy at 0.5", unit="", better="higher", minimal_effect=0.02),
-        "accuracy": Metric(label="accuracy of the votes", unit="", better="higher", minimal_effect=0.01),
+        "average_radius": Metric.higher("average certified radius", 0.01, "norm 2, pixels in [0, 1]"),
+        "certified_near": Metric.higher("certified accuracy at 0.25", 0.02),
+        "certified_far": Metric.higher("certified accuracy at 0.5", 0.02),
+        "accuracy": Metric.higher("accuracy of the votes", 0.01),
     },
     headline="average_radius",
     tuned="the noise: 6 tries an arm and seed, by the average certified radius on validation images",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from paperweight.data import CaptionedImages
 from paperweight.generators.generation import generate
-from paperweight.generators.judge import shows_anything
+from paperweight.generators.judge import Judge, shows_anything
 from paperweight.generators.steering import Steered
 from paperweight.generators.text_model import TextToImage
 from paperweight.loops import best_of
@@ -183,6 +183,12 @@ class Erasure:
         """Say of each image whether it shows the erased concept, bool, (N,)."""
         family, number = self.world.vocabulary.concept_of(self.word)
         return images.labels[family] == number
+
+    def share_showing(self, images: Tensor, judge: Judge) -> float:
+        """Give the share of some images that show anything, and to a judge the erased concept."""
+        family, number = self.world.vocabulary.concept_of(self.word)
+        drawn = shows_anything(self.world.test.images.to(images), images)
+        return ((judge.concepts(images)[family] == number) & drawn).double().mean().item()
 
     def images(self, model: Model, word: str, count: int, noise: int) -> Tensor:
         """Give images of a word, (count, C, H, W)."""

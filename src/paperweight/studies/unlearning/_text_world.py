@@ -7,6 +7,7 @@ As in large systems the text encoder is taught first, here to tell from a captio
 learning together with the denoiser, with one caption in ten left out.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -22,7 +23,7 @@ from paperweight.loops import fit_classifier
 from paperweight.loops.text_to_image import fit_text_to_image
 from paperweight.studies import Setting
 
-__all__ = ["TextWorld", "WorldName", "captions_of", "text_world"]
+__all__ = ["TextWorld", "WorldName", "another_judge", "captions_of", "text_world"]
 
 WorldName = Literal["shapes", "digits"]
 
@@ -109,6 +110,13 @@ def text_world(setting: Setting, name: WorldName = "shapes") -> TextWorld:
     found = parts.judge.concepts(test.images.to(setting.device))
     accuracy = {family: (found[family].cpu() == test.labels[family]).double().mean().item() for family in classes}
     return TextWorld(parts.model, parts.judge, train, test, accuracy)
+
+
+def another_judge(setting: Setting) -> Judge:
+    """Return the judge of another seed, trained on other images; what is built for it is in no arm's costs."""
+    another = copy.copy(setting)
+    another.seed = setting.seed - 1 if setting.seed else 1
+    return text_world(another).judge
 
 
 def _network(width: int, blocks: int) -> dict[str, int]:

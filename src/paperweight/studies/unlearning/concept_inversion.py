@@ -14,12 +14,10 @@ baseline's would refute the claim for an eraser. The control is the attack on th
 second judge, trained on other images for another seed, counts as well.
 """
 
-import copy
 from functools import partial
 
 import torch.nn.functional as F
 
-from paperweight.generators.judge import Judge, shows_anything
 from paperweight.loops import loss_curve
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study
 from paperweight.studies.unlearning import (
@@ -33,7 +31,7 @@ from paperweight.studies.unlearning import (
 )
 from paperweight.studies.unlearning._erasure import Chosen, Erase, erasure
 from paperweight.studies.unlearning._never_trained import never_trained
-from paperweight.studies.unlearning._text_world import text_world
+from paperweight.studies.unlearning._text_world import another_judge
 from paperweight.unlearning.concept_inversion import invert_concept
 
 STUDY = Study(
@@ -50,22 +48,14 @@ STUDY = Study(
         "forget_me_not": Arm("the same after Forget-Me-Not", forget_me_not.erased),
         "selective_amnesia": Arm("the same after selective amnesia", selective_amnesia.erased),
         "negative_prompt": Arm("the same against a sampler with the word as negative prompt", negative_prompt.erased),
-        "safe_latent_diffusion": Arm(
-            "the same against a sampler with safe latent diffusion", safe_latent_diffusion.erased
-        ),
+        "safe_latent_diffusion": Arm("the same against safe latent diffusion", safe_latent_diffusion.erased),
         "not_erased": Arm("control: the attack on the model as it is", lambda task: Chosen(task.model)),
     },
     metrics={
-        "recovered": Metric(
-            label="images of the concept, by the new word", unit="share", better="higher", minimal_effect=0.1
-        ),
-        "by_its_word": Metric(
-            label="images of the concept, by its own word", unit="share", better="lower", minimal_effect=0.1
-        ),
-        "others": Metric(label="right images, by all other words", unit="share", better="higher", minimal_effect=0.03),
-        "recovered_other_judge": Metric(
-            label="the first, as another judge sees it", unit="share", better="higher", minimal_effect=0.1
-        ),
+        "recovered": Metric.higher("images of the concept, by the new word", 0.1, "share"),
+        "by_its_word": Metric.lower("images of the concept, by its own word", 0.1, "share"),
+        "others": Metric.higher("right images, by all other words", 0.03, "share"),
+        "recovered_other_judge": Metric.higher("the first, as another judge sees it", 0.1, "share"),
     },
     seeds=9,
     headline="recovered",
@@ -98,19 +88,14 @@ def run(arm: Arm[Erase], setting: Setting) -> Outcome:
     found = attack(model, shown.to(setting.device), generator=setting.generator("method"))
     count = setting.pick(smoke=4, desk=64, gpu=256)
     drawn = task.images(model.with_words({"<found>": found.embedding}), "<found>", count, noise)
-    anything = shows_anything(world.test.images.to(drawn), drawn)
-    family, number = world.vocabulary.concept_of(task.word)
     likeness = F.cosine_similarity(found.embedding, model.embedding_of(task.word)[:1], dim=1).max().item()
-
-    def recovered(judge: Judge) -> float:
-        return (anything & (judge.concepts(drawn)[family] == number)).double().mean().item()
 
     return Outcome(
         metrics={
-            "recovered": recovered(world.judge),
+            "recovered": task.share_showing(drawn, world.judge),
             "by_its_word": task.hits(model, [task.word], count, noise),
             "others": task.right(model, setting.pick(smoke=2, desk=8, gpu=32), noise),
-            "recovered_other_judge": recovered(text_world(_another(setting)).judge),
+            "recovered_other_judge": task.share_showing(drawn, another_judge(setting)),
         },
         made={**chosen.made, "attack": attack},
         arguments={
@@ -121,15 +106,5 @@ def run(arm: Arm[Erase], setting: Setting) -> Outcome:
             "norm": round(found.embedding.norm(dim=1).mean().item(), 2),
         },
         curves={"loss of the attack, by step": loss_curve(found.losses, 20)},
-        images={
-            "by its own word": task.images(model, task.word, 16, noise),
-            "by the new word": drawn[:16],
-        },
+        images={"by its own word": task.images(model, task.word, 16, noise), "by the new word": drawn[:16]},
     )
-
-
-def _another(setting: Setting) -> Setting:
-    """Give the setting of another seed, whose judge is another one; what is built there is in no arm's costs."""
-    another = copy.copy(setting)
-    another.seed = setting.seed - 1 if setting.seed else 1
-    return another

@@ -114,11 +114,11 @@ STUDY = Study(
         ),
     },
     metrics={
-        "average_gap": Metric(label="average gap to retraining", unit="", better="lower", minimal_effect=0.003),
-        "forget_gap": Metric(label="gap in accuracy, forget set", unit="", better="lower", minimal_effect=0.02),
-        "retain_gap": Metric(label="gap in accuracy, retain set", unit="", better="lower", minimal_effect=0.01),
-        "test_gap": Metric(label="gap in test accuracy", unit="", better="lower", minimal_effect=0.01),
-        "membership_gap": Metric(label="gap in membership efficacy", unit="", better="lower", minimal_effect=0.04),
+        "average_gap": Metric.lower("average gap to retraining", 0.003),
+        "forget_gap": Metric.lower("gap in accuracy, forget set", 0.02),
+        "retain_gap": Metric.lower("gap in accuracy, retain set", 0.01),
+        "test_gap": Metric.lower("gap in test accuracy", 0.01),
+        "membership_gap": Metric.lower("gap in membership efficacy", 0.04),
     },
     headline="average_gap",
     tuned=(

@@ -21,16 +21,11 @@ from paperweight.studies import Arm, Outcome, Setting, Study
 from paperweight.studies.unlearning._erasure import METRICS, Chosen, Erase, Erasure, Tried, erasure, renamed
 from paperweight.unlearning.selective_amnesia import SelectiveAmnesia, fisher_diagonal
 
-_INVERSE_WEIGHTS = (1e2, 1e3, 1e4)
-_INVERSE_WEIGHTS_FOR_NOUN = (1e3, 1e4, 1e5)
-_INVERSE_WEIGHTS_WITHOUT_REPLAY = (1.0, 10.0, 100.0)
-_RATES = (3e-4, 1e-3, 3e-3)
-
 
 def erased(
     task: Erasure,
     *,
-    strengths: tuple[float, ...] = _INVERSE_WEIGHTS,
+    strengths: tuple[float, ...] = (1e2, 1e3, 1e4),
     penalty: bool = True,
     replay: bool = True,
     noun: bool = False,
@@ -82,14 +77,15 @@ STUDY = Study(
         "selective_amnesia": Arm("selective amnesia with noise as the surrogate", erased),
         "sa_noun": Arm(
             "variant: images of the general noun as the surrogate, as for Stable Diffusion",
-            partial(erased, noun=True, strengths=_INVERSE_WEIGHTS_FOR_NOUN),
+            partial(erased, noun=True, strengths=(1e3, 1e4, 1e5)),
         ),
         "sa_no_penalty": Arm(
-            "variant: replay alone, without the elastic penalty", partial(erased, penalty=False, strengths=_RATES)
+            "variant: replay alone, without the elastic penalty",
+            partial(erased, penalty=False, strengths=(3e-4, 1e-3, 3e-3)),
         ),
         "sa_no_replay": Arm(
             "variant: the elastic penalty alone, without replay",
-            partial(erased, replay=False, strengths=_INVERSE_WEIGHTS_WITHOUT_REPLAY),
+            partial(erased, replay=False, strengths=(1.0, 10.0, 100.0)),
         ),
         "renamed": Arm("control: the word gets the embedding of the general noun, no weight is edited", renamed),
     },
