@@ -31,11 +31,10 @@ from torch.optim.lr_scheduler import MultiStepLR
 from paperweight.loops import ExponentialMovingAverage, minimise, tune
 from paperweight.nets import MLP
 from paperweight.optim.lookahead import Lookahead
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import ACCURACY, TEST_LOSS, Arm, Metric, Outcome, Setting, Study, Trained, classification
 
 _K = 5
 _ALPHA = 0.5
-_BATCH = 32
 _QUADRATIC_RATES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.4)
 
 
@@ -76,17 +75,11 @@ STUDY = Study(
         "lookahead_adam": Arm("Lookahead on Adam, k = 5, alpha = 0.5", _Plan(_ADAM, _ALPHA)),
     },
     metrics={
-        "accuracy": Metric(label="test accuracy", unit="", better="higher", minimal_effect=0.01),
-        "test_loss": Metric(label="test loss", unit="nats", better="lower", minimal_effect=0.02),
-        "mean_accuracy": Metric(
-            label="test accuracy, mean over the best four learning rates", unit="", better="higher", minimal_effect=0.01
-        ),
-        "noise_floor": Metric(
-            label="excess loss of the quadratic at a common rate", unit="", better="lower", minimal_effect=0.02
-        ),
-        "quadratic_loss": Metric(
-            label="excess loss of the quadratic at the best rate", unit="", better="lower", minimal_effect=0.02
-        ),
+        "accuracy": ACCURACY,
+        "test_loss": TEST_LOSS,
+        "mean_accuracy": Metric.higher("test accuracy, mean over the best four learning rates", 0.01),
+        "noise_floor": Metric.lower("excess loss of the quadratic at a common rate", 0.02),
+        "quadratic_loss": Metric.lower("excess loss of the quadratic at the best rate", 0.02),
     },
     headline="accuracy",
     tuned=(
@@ -125,7 +118,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
                 average.update(model)
 
         schedule = _schedule(plan, optimizer, steps)
-        trained = task.fit(model, optimizer, steps=steps, batch_size=_BATCH, schedule=schedule, on_step=update)
+        trained = task.fit(model, optimizer, steps=steps, batch_size=32, schedule=schedule, on_step=update)
         return replace(trained, model=average.average)
 
     long, short = setting.pick(smoke=(50, 20), desk=(500, 100), gpu=(2_000, 100))
@@ -143,15 +136,14 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     return task.outcome(
         tuned,
         metrics={
-            "accuracy": tuned.best.tested.accuracy,
-            "test_loss": tuned.best.tested.loss,
+            **tuned.best.accuracy_and_loss,
             "mean_accuracy": sum(tuned.tries[rate].tested.accuracy for rate in best) / len(best),
             "noise_floor": sum(late) / len(late),
             "quadratic_loss": quadratic.best[-1],
         },
-        made={"optimizer": optimizer, "inner": optimizer.optimizer},
+        made={"inner": optimizer.optimizer},
         more_tuned={"lr_of_quadratic": quadratic},
-        arguments={"share_of_new_weights": plan.share, "batch_size": _BATCH, "steps": steps},
+        arguments={"share_of_new_weights": plan.share},
         curves={
             "test accuracy, by log10 lr": tuned.curve(lambda tried: tried.tested.accuracy),
             "excess loss of the quadratic, by step": [
