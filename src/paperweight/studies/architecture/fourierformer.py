@@ -96,16 +96,13 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     error, bandwidth = regression_error(arm.make.kernel, setting)
     distance, alignment = heads_apart(model, task.data.test.images[:128], 4)
     attentions = [module for module in model.modules() if isinstance(module, FourierAttention | GaussianAttention)]
-    radii = " ".join(f"{F.softplus(each.radius_raw).mean().item():.2f}" for each in attentions)
+    radii = [f"{F.softplus(each.radius_raw).mean().item():.2f}" for each in attentions]
+    arguments = {"alignment_of_heads": round(alignment, 3), "bandwidth": round(bandwidth, 3)}
     return task.outcome(
         tuned,
         metrics={"accuracy": tested.accuracy, "head_distance": distance, "bits": bits, "regression": error},
         made={"attention": attentions[0] if attentions else F.scaled_dot_product_attention, "network": network},
         more_tuned={"lr_of_text": text},
-        arguments={
-            "alignment_of_heads": round(alignment, 3),
-            **({"radii": radii} if attentions else {}),
-            "bandwidth": round(bandwidth, 3),
-        },
+        arguments={**arguments, "radii": " ".join(radii)} if attentions else arguments,
         curves={"training loss of text, by step": loss_curve(text.best.losses)},
     )
