@@ -11,6 +11,7 @@ from paperweight.loops.contrastive import fit_views, nt_xent
 from paperweight.loops.core import OnStep, Schedule, at_points, clip_gradients, index_batches, loss_curve, minimise
 from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
+from paperweight.loops.schedules import warmed_cosine
 from paperweight.loops.supervised import Evaluation, evaluate_classifier, fit_classifier
 from paperweight.loops.text_to_image import fit_text_to_image
 
@@ -36,4 +37,5 @@ __all__ = [
     "minimise",
     "nt_xent",
     "tune",
+    "warmed_cosine",
 ]

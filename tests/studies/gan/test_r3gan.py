@@ -25,8 +25,8 @@ from paperweight.studies.gan._world import World, world
     ids=["none", "one", "one or none", "three to one", "all"],
 )
 def test_the_divergence_is_at_most_that_of_a_single_mode(hit, divergence, monkeypatch):
-    def with_fixed_hits(setting: Setting) -> World:
-        return replace(world(setting), mode_of=lambda samples: torch.tensor(hit).repeat(100))
+    def with_fixed_hits(setting: Setting, **sizes: int) -> World:
+        return replace(world(setting, **sizes), mode_of=lambda samples: torch.tensor(hit).repeat(100))
 
     monkeypatch.setattr(study, "world", with_fixed_hits)
     outcome = study.run(study.STUDY.arm("r3gan"), Setting(study="r3gan", seed=0, budget="smoke"))
@@ -37,6 +37,6 @@ def test_the_divergence_is_at_most_that_of_a_single_mode(hit, divergence, monkey
 def test_a_trial_on_images_whose_samples_hit_no_class_is_finished(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERWEIGHT_CACHE", str(tmp_path))
     record = run_trial(TrialSpec(study="r3gan", arm="r3gan", seed=0, budget="smoke", data="digits"))
-    assert record.arguments["on_modes"] == 0
+    assert record.metrics["on_modes"] == 0
     assert record.metrics["reverse_kl"] == pytest.approx(math.log(10))
     assert record.status == "finished", record.message

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paperweight.data import LabelledImages
-from paperweight.loops import Tuned, at_points, fit_adversarial, fit_classifier, loss_curve
+from paperweight.loops import ExponentialMovingAverage, Tuned, at_points, fit_adversarial, fit_classifier, loss_curve
 from paperweight.nets import MLP, LeNet, evaluating
 from paperweight.studies import Outcome, Setting
 
@@ -139,6 +139,7 @@ class Generation:
         updates: int,
         on_step: Callable[[nn.Module, int], object] = lambda *_: None,
         points: int | None = None,
+        decay: float | None = None,
     ) -> Trained:
         """Train new networks by a game, by `paperweight.loops.fit_adversarial`; the batches are those of every arm.
 
@@ -148,6 +149,7 @@ class Generation:
             updates: Number of updates of both networks together, as many as make whole steps.
             on_step: Called after every step with the generator and the number of steps taken.
             points: At how many steps, even and the last among them, it is called in place of every one.
+            decay: Weight of the past in the moving average of the generator's weights, which then stands for it.
 
         Returns:
             The networks.
@@ -159,7 +161,16 @@ class Generation:
         if game.bound is not None:
             critic_optimizer.register_step_post_hook(partial(_clip, game.bound))
         steps = updates // (1 + game.critic_steps)
-        look = partial(on_step, model)
+        ema = None if decay is None else ExponentialMovingAverage(model, decay)
+        shown = model if ema is None else ema.average
+        look = partial(on_step, shown)
+        watch = (lambda step, _: look(step + 1)) if points is None else at_points(points, steps, look)
+
+        def after_step(step: int, loss: Tensor) -> None:
+            if ema is not None:
+                ema.update(model)
+            watch(step, loss)
+
         losses, _ = fit_adversarial(
             model,
             critic,
@@ -173,12 +184,12 @@ class Generation:
             batch_size=self.batch_size,
             generator=self.setting.generator("batches"),
             critic_steps=game.critic_steps,
-            on_step=(lambda step, _: look(step + 1)) if points is None else at_points(points, steps, look),
+            on_step=after_step,
         )
         if points is not None:
             look(len(losses))
         made = {**game.parts(), "model_optimizer": optimizer, "critic_optimizer": critic_optimizer}
-        return Trained(model, critic, losses, made)
+        return Trained(shown, critic, losses, made)
 
     @torch.no_grad()
     def sample(self, model: nn.Module, count: int, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,7 @@
 """A distribution whose modes are known, and how samples of it are judged.
 
-By default it is a grid of narrow Gaussians in the plane, 3 x 3 or on a GPU 5 x 5, of which it is known where a sample
-belongs. Of the user's images the classes are the modes, told by a classifier that is trained once a seed on the same
-images.
+By default it is a grid of narrow Gaussians in the plane, of which it is known where a sample belongs. Of the user's
+images the classes are the modes, told by a classifier that is trained once a seed on the same images.
 """
 
 import math
@@ -20,13 +19,12 @@ from paperweight.nets import evaluating
 from paperweight.studies import Metric, Setting
 from paperweight.studies.gan._generation import Game, Generation, Trained, trained_classifier
 
-__all__ = ["COVERED", "DISTANCE", "ON_MODES", "World", "reverse_kl", "sliced_wasserstein", "world"]
+__all__ = ["COVERED", "DISTANCE", "ON_MODES", "World", "fourier_features", "reverse_kl", "sliced_wasserstein", "world"]
 
 COVERED = Metric.higher("modes covered", 0.02, "fraction")
 ON_MODES = Metric.higher("samples on a mode", 0.05, "fraction")
 DISTANCE = Metric.lower("sliced Wasserstein distance", 0.01)
 
-_SCALE = 0.05
 _CONFIDENCE = 0.9
 
 
@@ -46,17 +44,18 @@ class World:
     modes: int
     mode_of: Callable[[Tensor], Tensor]
 
-    def tuned(self, game: Game, rates: Sequence[float], updates: int) -> Tuned[Trained]:
+    def tuned(self, game: Game, rates: Sequence[float], updates: int, decay: float | None = None) -> Tuned[Trained]:
         """Play a game with each rate and choose the generator that comes closest to validation data.
 
         Args:
             game: The game.
             rates: The learning rates to try.
             updates: Number of updates of both networks together.
+            decay: Weight of the past where the generator is that of averaged weights.
         """
         return tune(
             rates,
-            lambda rate: self.task.fit(game, rate, updates=updates),
+            lambda rate: self.task.fit(game, rate, updates=updates, decay=decay),
             lambda trained: self.distance(trained.model),
             better="lower",
         )
@@ -96,7 +95,7 @@ class World:
         }
 
 
-def world(setting: Setting, most: int | None = None, batch_size: int = 64) -> World:
+def world(setting: Setting, most: int | None = None, batch_size: int = 64, side: int = 3, scale: float = 0.05) -> World:
     """Return the grid of Gaussians, or the user's images, and what to do with them.
 
     Args:
@@ -104,6 +103,8 @@ def world(setting: Setting, most: int | None = None, batch_size: int = 64) -> Wo
         most: Largest number of samples to tune on; in any case at most a tenth of the training data and as many as
             there are test data.
         batch_size: Samples a batch.
+        side: Modes on a side of the grid at the desk, 1 apart.
+        scale: Standard deviation of each.
     """
     width = setting.pick(smoke=16, desk=64, gpu=256)
 
@@ -112,13 +113,11 @@ def world(setting: Setting, most: int | None = None, batch_size: int = 64) -> Wo
         return Generation(setting, train[held_out:], train[:held_out], test, width, batch_size)
 
     if setting.data is None:
-        draw, side = setting.generator("data"), setting.pick(smoke=3, desk=3, gpu=5)
-        points, _ = gaussian_grid(
-            setting.pick(smoke=1_000, desk=20_000, gpu=100_000), side, 1.0, _SCALE, generator=draw
-        )
-        others, _ = gaussian_grid(2_000, side, 1.0, _SCALE, generator=draw)
+        draw, side = setting.generator("data"), setting.pick(smoke=3, desk=side, gpu=5)
+        points, _ = gaussian_grid(setting.pick(smoke=1_000, desk=20_000, gpu=100_000), side, 1.0, scale, generator=draw)
+        others, _ = gaussian_grid(2_000, side, 1.0, scale, generator=draw)
         train, test = (part.view(-1, 1, 1, 2).to(setting.device) for part in (points, others))
-        return World(task(train, test), side**2, partial(_cell, side=side))
+        return World(task(train, test), side**2, partial(_cell, side=side, scale=scale))
     train, validation, test = setting.pick(smoke=(200, 50, 50), desk=(1_200, 100, 400), gpu=(40_000, 1_000, 2_000))
     data = setting.images(default="digits", train=train, validation=validation, test=test, max_side=16)
     shown = LabelledImages(2 * data.train.images - 1, data.train.labels)
@@ -132,11 +131,11 @@ def world(setting: Setting, most: int | None = None, batch_size: int = 64) -> Wo
     return World(task(shown.images, 2 * data.test.images - 1), len(data.classes), class_of)
 
 
-def _cell(points: Tensor, side: int) -> Tensor:
+def _cell(points: Tensor, side: int, scale: float) -> Tensor:
     """Give the number of the Gaussian within four of whose standard deviations a point lies, row by row, or -1."""
     x = points.flatten(1) + (side - 1) / 2
     centre = x.round().clamp(0, side - 1)
-    near = (x - centre).norm(dim=1) <= 4 * _SCALE
+    near = (x - centre).norm(dim=1) <= 4 * scale
     row, column = centre.long().unbind(dim=1)
     return (row * side + column).where(near, -1)
 
@@ -160,6 +159,20 @@ def reverse_kl(modes: Tensor, count: int) -> float:
         return math.inf
     share = hits / hits.sum()
     return max(0.0, torch.xlogy(share, share * count).sum().item())
+
+
+def fourier_features(data: Tensor, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Return what gives random Fourier features, (N, count), of samples: cosines of random directions and phases.
+
+    Args:
+        data: Samples, (N, ...), whose spread the frequencies fit.
+        count: Number of features.
+        generator: Draws directions and phases.
+    """
+    spread = data.flatten(1).var(dim=0).sum().sqrt()
+    directions = torch.randn(data[0].numel(), count, generator=generator).to(spread.device) * 2.5 / spread
+    phases = 2 * math.pi * torch.rand(count, generator=generator).to(spread.device)
+    return lambda samples: torch.cos(samples.flatten(1) @ directions + phases)
 
 
 def sliced_wasserstein(first: Tensor, second: Tensor, generator: torch.Generator, directions: int = 200) -> float:
