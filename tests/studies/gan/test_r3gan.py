@@ -1,4 +1,4 @@
-"""The study of R3GAN: its headline has a value, whatever the samples hit."""
+"""The study of R3GAN: its metrics have a value, whatever the samples hit."""
 
 import math
 from dataclasses import replace
@@ -14,17 +14,17 @@ from paperweight.studies.gan._world import World, world
 
 
 @pytest.mark.parametrize(
-    ("hit", "divergence"),
+    ("hit", "divergence", "misplaced"),
     [
-        ([-1], math.log(9)),
-        ([4], math.log(9)),
-        ([4, -1], math.log(9)),
-        ([0, 0, 0, 5], math.log(9) + 0.75 * math.log(0.75) + 0.25 * math.log(0.25)),
-        (range(9), 0.0),
+        ([-1], math.log(9), 1),
+        ([4], math.log(9), 8 / 9),
+        ([4, -1], math.log(9), 8 / 9),
+        ([0, 0, 0, 5], math.log(9) + 0.75 * math.log(0.75) + 0.25 * math.log(0.25), 7 / 9),
+        (range(9), 0.0, 0),
     ],
     ids=["none", "one", "one or none", "three to one", "all"],
 )
-def test_the_divergence_is_at_most_that_of_a_single_mode(hit, divergence, monkeypatch):
+def test_what_is_told_of_samples_by_the_modes_that_they_hit(hit, divergence, misplaced, monkeypatch):
     def with_fixed_hits(setting: Setting, **sizes: int) -> World:
         return replace(world(setting, **sizes), mode_of=lambda samples: torch.tensor(hit).repeat(100))
 
@@ -32,6 +32,7 @@ def test_the_divergence_is_at_most_that_of_a_single_mode(hit, divergence, monkey
     outcome = study.run(study.STUDY.arm("r3gan"), Setting(study="r3gan", seed=0, budget="smoke"))
     assert outcome.metrics.keys() == study.STUDY.metrics.keys()
     assert outcome.metrics["reverse_kl"] == pytest.approx(divergence, abs=1e-9)
+    assert outcome.metrics["misplaced"] == pytest.approx(misplaced, abs=1e-9)
 
 
 def test_a_trial_on_images_whose_samples_hit_no_class_is_finished(tmp_path, monkeypatch):
