@@ -19,7 +19,17 @@ from paperweight.nets import evaluating
 from paperweight.studies import Metric, Setting
 from paperweight.studies.gan._generation import Game, Generation, Trained, trained_classifier
 
-__all__ = ["COVERED", "DISTANCE", "ON_MODES", "World", "fourier_features", "reverse_kl", "sliced_wasserstein", "world"]
+__all__ = [
+    "COVERED",
+    "DISTANCE",
+    "ON_MODES",
+    "World",
+    "fourier_features",
+    "misplaced",
+    "reverse_kl",
+    "sliced_wasserstein",
+    "world",
+]
 
 COVERED = Metric.higher("modes covered", 0.02, "fraction")
 ON_MODES = Metric.higher("samples on a mode", 0.05, "fraction")
@@ -159,6 +169,21 @@ def reverse_kl(modes: Tensor, count: int) -> float:
         return math.inf
     share = hits / hits.sum()
     return max(0.0, torch.xlogy(share, share * count).sum().item())
+
+
+def misplaced(modes: Tensor, count: int) -> float:
+    """Give the share of samples that would have to move for each mode to have equally many.
+
+    Args:
+        modes: The mode of each sample, (N,); -1 for none.
+        count: Number of modes.
+
+    Example:
+        >>> misplaced(torch.tensor([0, 0, 1, 1]), 2), misplaced(torch.tensor([0, 0, 0, -1]), 2)
+        (0.0, 0.5)
+    """
+    share = torch.bincount(modes[modes >= 0], minlength=count).double() / len(modes)
+    return 1 - share.clamp(max=1 / count).sum().item()
 
 
 def fourier_features(data: Tensor, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:

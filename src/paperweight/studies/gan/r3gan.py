@@ -21,12 +21,11 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from paperweight.gan.r3gan import relativistic_critic_loss, relativistic_generator_loss, zero_centred_penalty
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study
 from paperweight.studies.gan._generation import Game
-from paperweight.studies.gan._world import DISTANCE, ON_MODES, world
+from paperweight.studies.gan._world import DISTANCE, ON_MODES, misplaced, world
 
 _RATES = (1e-3, 3e-3, 8e-3, 2e-2)
 _DECAY = 0.99
@@ -97,18 +96,3 @@ def run(arm: Arm[Game], setting: Setting) -> Outcome:
         made=tuned.best.made,
         arguments={"decay_of_averaged_weights": _DECAY},
     )
-
-
-def misplaced(modes: Tensor, count: int) -> float:
-    """Give the share of samples that would have to move for each mode to have equally many.
-
-    Args:
-        modes: The mode of each sample, (N,); -1 for none.
-        count: Number of modes.
-
-    Example:
-        >>> misplaced(torch.tensor([0, 0, 1, 1]), 2), misplaced(torch.tensor([0, 0, 0, -1]), 2)
-        (0.0, 0.5)
-    """
-    share = torch.bincount(modes[modes >= 0], minlength=count).double() / len(modes)
-    return 1 - share.clamp(max=1 / count).sum().item()
