@@ -270,6 +270,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300, help="in all, two fifths of them in creation")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what is killed; all where left out")
     parser.add_argument("--starters", type=int, default=2, help="rounds of six weighings at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--postgresql", metavar="URL", help="keep the ledgers there, not in files")
@@ -281,7 +282,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="paperweight-kills-") as folder:
         print("| killed | kills | plans | lost | doubled | failed rows | unusable | orphans | s to work | faults |")
         print("|---|---|---|---|---|---|---|---|---|---|")
-        for kind in (*KINDS, "six starters"):
+        for kind in (*options.kinds, "six starters"):
             if kind == "six starters":
                 found = starters(Path(folder), options.starters, options.postgresql)
             else:
