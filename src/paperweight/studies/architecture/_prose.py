@@ -14,7 +14,7 @@ from paperweight.loops import Tuned, fit_classifier, tune, warmed_cosine
 from paperweight.nets import evaluating
 from paperweight.studies import Setting
 
-__all__ = ["Language", "Reader", "bits_of_prose"]
+__all__ = ["Reader", "bits_of_prose"]
 
 _RATES = (2.5e-3, 1e-2, 4e-2, 1.6e-1)
 
@@ -48,7 +48,7 @@ def bits_of_prose(swapped: Callable[..., nn.Module], setting: Setting) -> tuple[
         return (torch.stack(losses).sum() / len(part) / math.log(2)).item()
 
     def train(rate: float) -> Reader:
-        start = setting.initialised(lambda: Language(len(known), context, dim, setting.pick(smoke=1, desk=2, gpu=6)))
+        start = setting.initialised(lambda: _Language(len(known), context, dim, setting.pick(smoke=1, desk=2, gpu=6)))
         model = swapped(start, radius_init=0.5).to(setting.device)
         optimizer = AdamW(model.parameters(), lr=rate, weight_decay=0.01)
         losses = fit_classifier(
@@ -69,7 +69,7 @@ def bits_of_prose(swapped: Callable[..., nn.Module], setting: Setting) -> tuple[
 
 
 @final
-class Language(nn.Module):
+class _Language(nn.Module):
     """Causal transformer on characters: (N, L) to logits (N, L, characters)."""
 
     def __init__(self, characters: int, context: int, dim: int, depth: int) -> None:
