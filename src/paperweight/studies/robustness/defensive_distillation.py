@@ -6,10 +6,9 @@ what fools the network. So the headline is the accuracy that this leaves; what F
 hidden gradient. The second half is the accuracy that Carlini-Wagner's search for the nearest misclassified image leaves
 within a distance, where a plain network keeps a part of its images. It begins at a c too small for every arm.
 
-Students and their teachers train for as many steps each as every other arm. The controls tell what soft labels, scaled
-logits and the simplest softening do alone. An accuracy not above that of plain training would refute the first half,
-and one as high with the labels at temperature 20 would show that the temperature gives it, and no teacher; an accuracy
-under Carlini-Wagner much above that of plain training would refute the second.
+Students and their teachers train for as many steps each as every other arm. An accuracy not above that of plain
+training would refute the first half, and one as high with the labels at temperature 20 would show that the temperature
+gives it, and no teacher; an accuracy under Carlini-Wagner much above that of plain training would refute the second.
 """
 
 import copy
