@@ -7,10 +7,9 @@ together, on batches of one size; what is tuned is the geometric mean of both ra
 distance goes up and down in training. What is judged is the generator of the averaged weights.
 
 The default data are 9 wide Gaussians at random places in the plane, which such networks learn in so short a time. The
-distance is the paper's, of random Fourier features: cosines of random directions and phases, the same for all arms. The
-headline is its logarithm, since the distances of two seeds differ by factors; the smallest effect worth reporting,
-0.25, is a factor of 1.28, less than that by which the distance of two sets of real samples, told too, varies among
-seeds.
+distance is the paper's, of random Fourier features, the same for all arms. The headline is its logarithm, since the
+distances of two seeds differ by factors; the smallest effect worth reporting, 0.25, is a factor of 1.28, less than that
+by which the distance of two sets of real samples, told too, varies among seeds.
 
 What it can show: whether the ratio matters once the rate is tuned, on these data and networks. A distance not below
 that of one tuned rate would refute the claim. Were the opposite ratio as good, or five steps of the critic a step at

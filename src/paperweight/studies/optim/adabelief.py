@@ -2,15 +2,14 @@
 
 A small residual network learns characters at half their size, as in the authors' CIFAR experiments: batch
 normalization, momentum or beta1 0.9, weight decay 5e-4 added to the gradient (AdamW: decoupled, 0.01), the rate divided
-by ten after three quarters of the steps. Who converges fast is told by the mean training loss over the first quarter of
-the steps, at the rate that makes it lowest.
+by ten after three quarters of the steps. Who converges fast is told by the early training loss.
 
 What it can show: whether dividing by the departure from the predicted gradient, and not by the gradient's size, trains
-this network faster or better. An accuracy below Adam's or SGD's, or an early loss above Adam's, would refute the claim
-here. AdaBelief adds eps to its average in every step, which at the paper's 1e-8 sets a floor of 0.003 under every
-denominator and pulls the method towards SGD. The control, Adam with that floor, differs from AdaBelief in the belief
-alone: what it gains as well is not due to the belief. The method at its null setting is SGD without momentum, which
-nobody would train this network with; so Adam is the baseline.
+this network faster or better. An accuracy below Adam's or SGD's, or an early loss above Adam's, would refute the claim.
+AdaBelief adds eps to its average in every step, which at the paper's 1e-8 sets a floor of 0.003 under every denominator
+and pulls it towards SGD. The control, Adam with that floor, differs in the belief alone: what it gains as well is not
+due to the belief. At its null setting the method is SGD without momentum, which nobody would use; so Adam is the
+baseline.
 """
 
 from collections.abc import Callable, Iterable

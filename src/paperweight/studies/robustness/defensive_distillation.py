@@ -7,9 +7,9 @@ hidden gradient. The second half is the accuracy that Carlini-Wagner's search fo
 within a distance, where a plain network keeps a part of its images. It begins at a c too small for every arm.
 
 Students and their teachers train for as many steps each as every other arm. The controls tell what soft labels, scaled
-logits and the simplest softening do alone. An accuracy not above that of plain training would refute the first half,
-and one as high with the labels at temperature 20 would show that the temperature gives it, and no teacher; an accuracy
-under Carlini-Wagner much above that of plain training would refute the second.
+logits and the simplest softening do alone. An accuracy not above plain training's would refute the first half, and one
+as high with the labels at temperature 20 would show that the temperature gives it, and no teacher; one under Carlini-
+Wagner much above plain training's would refute the second.
 """
 
 import copy
@@ -26,8 +26,6 @@ from paperweight.nets import MLP
 from paperweight.robustness.defensive_distillation import FGSM, CarliniWagnerL2, distillation_loss
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
 from paperweight.studies.robustness._under_attack import under_attack
-
-_RATES = (5e-3, 1.5e-2, 5e-2, 1.5e-1, 5e-1, 1.5)
 
 
 class _Plan(NamedTuple):
@@ -92,7 +90,8 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
             soft = teacher.eval()(task.train.images)
         return fit(model, rate, soft, on_teacher)
 
-    tuned = tune(_RATES, train, lambda tried: tried.validated.accuracy, better="higher")
+    rates = (5e-3, 1.5e-2, 5e-2, 1.5e-1, 5e-1, 1.5)
+    tuned = tune(rates, train, lambda tried: tried.validated.accuracy, better="higher")
     searched, search = setting.pick(smoke=(30, 20), desk=(256, 200), gpu=(2_000, 1_000))
     fgsm, carlini_wagner = FGSM(0.1), CarliniWagnerL2(c=1e-3, steps=search, binary_search_steps=7)
     found = under_attack(tuned.best, fgsm, carlini_wagner, searched=searched)
