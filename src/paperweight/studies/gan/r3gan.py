@@ -69,7 +69,7 @@ STUDY = Study(
         "Wasserstein distance to validation data, a part of the training data that nothing is trained on"
     ),
     limits=(
-        "Points in four dimensions, or small images, small fully connected networks and 900 steps, after which no arm "
+        "Points in four dimensions, or small images, small fully connected networks and 800 steps, after which no arm "
         "has settled: nothing follows for deep networks or long training. The residual backbone is not weighed. The "
         "weight of the penalties is the same for all arms and not tuned; learning rate, beta2 and weight are constant."
     ),
@@ -80,7 +80,7 @@ STUDY = Study(
 def run(arm: Arm[Game], setting: Setting) -> Outcome:
     """Train with each rate; judge the samples of the averaged generator that comes closest to validation data."""
     given = mixture(setting, modes=25, dimensions=4, scale=0.1, batch_size=256)
-    steps = setting.pick(smoke=30, desk=900, gpu=30_000)
+    steps = setting.pick(smoke=30, desk=800, gpu=30_000)
     tuned = given.tuned(arm.make, _RATES, updates=2 * steps, decay=_DECAY)
     judged, samples = given.judge_model(tuned.best.model)
     return given.task.outcome(
