@@ -1,7 +1,8 @@
 """A distribution whose modes are known, and how samples of it are judged.
 
-By default it is a grid of narrow Gaussians in the plane, of which it is known where a sample belongs. Of the user's
-images the classes are the modes, told by a classifier that is trained once a seed on the same images.
+By default it is a grid of narrow Gaussians in the plane, 3 x 3 or on a GPU 5 x 5, of which it is known where a sample
+belongs. Of the user's images the classes are the modes, told by a classifier that is trained once a seed on the same
+images.
 """
 
 import math
@@ -26,6 +27,7 @@ __all__ = [
     "World",
     "fourier_features",
     "misplaced",
+    "mixture",
     "reverse_kl",
     "sliced_wasserstein",
     "world",
@@ -35,6 +37,7 @@ COVERED = Metric.higher("modes covered", 0.02, "fraction")
 ON_MODES = Metric.higher("samples on a mode", 0.05, "fraction")
 DISTANCE = Metric.lower("sliced Wasserstein distance", 0.01)
 
+_SCALE = 0.05
 _CONFIDENCE = 0.9
 
 
@@ -105,7 +108,7 @@ class World:
         }
 
 
-def world(setting: Setting, most: int | None = None, batch_size: int = 64, side: int = 3, scale: float = 0.05) -> World:
+def world(setting: Setting, most: int | None = None, batch_size: int = 64) -> World:
     """Return the grid of Gaussians, or the user's images, and what to do with them.
 
     Args:
@@ -113,8 +116,6 @@ def world(setting: Setting, most: int | None = None, batch_size: int = 64, side:
         most: Largest number of samples to tune on; in any case at most a tenth of the training data and as many as
             there are test data.
         batch_size: Samples a batch.
-        side: Modes on a side of the grid at the desk, 1 apart.
-        scale: Standard deviation of each.
     """
     width = setting.pick(smoke=16, desk=64, gpu=256)
 
@@ -123,11 +124,13 @@ def world(setting: Setting, most: int | None = None, batch_size: int = 64, side:
         return Generation(setting, train[held_out:], train[:held_out], test, width, batch_size)
 
     if setting.data is None:
-        draw, side = setting.generator("data"), setting.pick(smoke=3, desk=side, gpu=5)
-        points, _ = gaussian_grid(setting.pick(smoke=1_000, desk=20_000, gpu=100_000), side, 1.0, scale, generator=draw)
-        others, _ = gaussian_grid(2_000, side, 1.0, scale, generator=draw)
+        draw, side = setting.generator("data"), setting.pick(smoke=3, desk=3, gpu=5)
+        points, _ = gaussian_grid(
+            setting.pick(smoke=1_000, desk=20_000, gpu=100_000), side, 1.0, _SCALE, generator=draw
+        )
+        others, _ = gaussian_grid(2_000, side, 1.0, _SCALE, generator=draw)
         train, test = (part.view(-1, 1, 1, 2).to(setting.device) for part in (points, others))
-        return World(task(train, test), side**2, partial(_cell, side=side, scale=scale))
+        return World(task(train, test), side**2, partial(_cell, side=side))
     train, validation, test = setting.pick(smoke=(200, 50, 50), desk=(1_200, 100, 400), gpu=(40_000, 1_000, 2_000))
     data = setting.images(default="digits", train=train, validation=validation, test=test, max_side=16)
     shown = LabelledImages(2 * data.train.images - 1, data.train.labels)
@@ -141,11 +144,42 @@ def world(setting: Setting, most: int | None = None, batch_size: int = 64, side:
     return World(task(shown.images, 2 * data.test.images - 1), len(data.classes), class_of)
 
 
-def _cell(points: Tensor, side: int, scale: float) -> Tensor:
+def mixture(setting: Setting, *, modes: int, dimensions: int, scale: float, batch_size: int) -> World:
+    """Return Gaussians around standard normal centres of the seed, or the user's images, and what to do with them.
+
+    Args:
+        setting: The setting of the run.
+        modes: Number of Gaussians, equally likely.
+        dimensions: Number of dimensions.
+        scale: Standard deviation of each in each dimension.
+        batch_size: Samples a batch.
+    """
+    if setting.data is not None:
+        return world(setting, batch_size=batch_size)
+    draw = setting.generator("data")
+    centres = torch.randn(modes, dimensions, generator=draw)
+
+    def samples(count: int) -> Tensor:
+        places = centres[torch.randint(modes, (count,), generator=draw)]
+        points = places + scale * torch.randn(places.shape, generator=draw)
+        return points.view(-1, 1, 1, dimensions).to(setting.device)
+
+    def mode_of(points: Tensor) -> Tensor:
+        distance, mode = torch.cdist(points.flatten(1), centres.to(points.device)).min(dim=1)
+        return mode.where(distance <= 4 * scale * math.sqrt(dimensions / 2), -1)
+
+    train = samples(setting.pick(smoke=1_000, desk=20_000, gpu=100_000))
+    task = Generation(
+        setting, train, samples(2_000), samples(2_000), setting.pick(smoke=16, desk=64, gpu=256), batch_size
+    )
+    return World(task, modes, mode_of)
+
+
+def _cell(points: Tensor, side: int) -> Tensor:
     """Give the number of the Gaussian within four of whose standard deviations a point lies, row by row, or -1."""
     x = points.flatten(1) + (side - 1) / 2
     centre = x.round().clamp(0, side - 1)
-    near = (x - centre).norm(dim=1) <= 4 * scale
+    near = (x - centre).norm(dim=1) <= 4 * _SCALE
     row, column = centre.long().unbind(dim=1)
     return (row * side + column).where(near, -1)
 
