@@ -15,7 +15,7 @@ help:  ## Say what can be made
 
 setup: .venv/ready  ## Make .venv with everything that is needed
 
-demo: setup  ## Weigh the first method on the embedded digits
+demo: setup  ## Weigh the first method on embedded images
 	$(BIN)/paperweight weigh laplacian_smoothing
 
 test: setup  ## Run all tests and documented examples
