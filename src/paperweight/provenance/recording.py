@@ -69,8 +69,8 @@ def running() -> list[Recording]:
 def recording(record: Recording) -> Generator[Recording]:
     """Record what runs inside, in every thread that begins there, too.
 
-    Recordings may be nested; each notes all that runs inside it. Other tracing of calls, as by a debugger, is off
-    meanwhile on Python 3.11.
+    Recordings may be nested; each notes all that runs inside it. On Python 3.11 other tracing of calls, as by a
+    debugger or a replay, goes on meanwhile.
 
     Args:
         record: Takes the notes.
@@ -116,13 +116,15 @@ if sys.version_info >= (3, 12):
 
 else:
 
-    def _entered(frame: FrameType, event: str, _: object) -> None:
-        _note(frame.f_code)
-
     def _start() -> Any:
         before, before_in_threads = sys.gettrace(), threading.gettrace()
-        sys.settrace(_entered)
-        threading.settrace(_entered)  # type: ignore[arg-type]
+
+        def entered(frame: FrameType, event: Any, argument: object) -> Any:
+            _note(frame.f_code)
+            return None if before is None else before(frame, event, argument)
+
+        sys.settrace(entered)
+        threading.settrace(entered)
 
         def stop() -> None:
             sys.settrace(before)
