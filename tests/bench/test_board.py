@@ -59,7 +59,7 @@ def test_what_is_missing_is_weighed_once_and_written(weighed: list[str], tmp_pat
     assert all(row.done == "weighed" and row.verdict == "helps" for row in rows)
     record = json.loads((tmp_path / "results" / "optim" / f"{STEM}.json").read_text(encoding="utf-8"))
     assert record["concluded"]["verdict"] == "helps"
-    assert record["measured"]["seeds"] == list(range(8))
+    assert record["measured"]["seeds"] == list(range(load_study(STEM).declaration.seeds))
     assert record["renewed"] == []
     again = board.board()
     assert sorted(weighed) == sorted(with_study)
