@@ -68,7 +68,7 @@ STUDY = Study(
     ),
     limits=(
         "Points in the plane, or small images, small fully connected networks, short training at constant rates, one "
-        "loss: after it the distance is still two to four times that of two sets of real samples. It is of random "
+        "loss: after it the distance is still one to nine times that of two sets of real samples. It is of random "
         "features, so it compares arms here and with nothing elsewhere."
     ),
     seeds=16,
