@@ -74,7 +74,13 @@ SHAPES = ("4x5", "8:10", "4x5:3", "0x5", "99999x99999", "9" * 30, "4X5", "x", "1
 DATA = ("digits", "planted/images", "broken.npz", "folder")
 NUMBERS = ("1", "2", "3", "7")
 GIVEN: dict[str, dict[str, Sequence[str]]] = {
-    "list": {"--field": ("optim", "gan"), "--kind": ("optimizer",), "--search": ("image",), "--json": ()},
+    "list": {
+        "--field": ("optim", "gan"),
+        "--kind": ("optimizer",),
+        "--search": ("image",),
+        "--verdict": ("helps", "no effect"),
+        "--json": (),
+    },
     "show": {"": NAMES, "--json": ()},
     "weigh": {
         "": ("study.py",),
@@ -83,6 +89,8 @@ GIVEN: dict[str, dict[str, Sequence[str]]] = {
         "--budget": ("smoke",),
         "--seeds": NUMBERS,
         "--first-seed": NUMBERS,
+        "--until-decided": (),
+        "--most": NUMBERS,
         "--arms": ("method",),
         "--jobs": ("1",),
         "--device": ("cpu", "cuda"),
