@@ -190,6 +190,14 @@ def test_the_norm_is_bounded_after_every_step():
     torch.testing.assert_close(held.embedding.norm(dim=1), torch.full((2,), 1.5), rtol=1e-5, atol=1e-5)
 
 
+def test_a_caption_may_have_the_word_twice():
+    once, twice = (
+        invert_concept(MODEL, IMAGES, generator=seeded(), initial="circle", steps=2, templates=[template])
+        for template in ("{}", "{} {}")
+    )
+    assert once.losses.tolist() != twice.losses.tolist()
+
+
 def test_nothing_but_the_new_rows_changes_and_words_of_before_stay():
     model = MODEL.with_words({"<old>": normal(2, 8).float()})
     state = {name: value.clone() for name, value in model.state_dict().items()}

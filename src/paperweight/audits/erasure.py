@@ -115,7 +115,7 @@ def audit_erasure(
 
     def drawn(model: Model, word: str, number: int) -> tuple[Tensor, Tensor]:
         """Give how many images of a word show each class, and how many nothing, and the first of them."""
-        captions = [templates[row % len(templates)].format(word) for row in range(number)]
+        captions = [templates[row % len(templates)].replace("{}", word) for row in range(number)]
         draws = torch.Generator().manual_seed(seed + 1)
         shape = before.spec.shape
         made = generate(model, captions, shape, generator=draws, guidance=guidance, steps=sampling_steps)
@@ -215,7 +215,7 @@ def _check(
         if initial is not None and len(model.embedding_of(initial)) != 1:
             raise InputError(f"initial must be a word of one token, got {initial!r}")
         for word in words:
-            model.condition([template.format(word) for template in templates], len(templates))
+            model.condition([template.replace("{}", word) for template in templates], len(templates))
 
 
 def _parts(

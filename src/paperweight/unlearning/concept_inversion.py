@@ -174,7 +174,7 @@ def invert_concept(
         raise ValueError("the model must take new words, this one has none")
     before = len(rows) - vectors
     new = nn.Parameter(rows[before:].clone())
-    captions = [template.format(WORD) for template in templates]
+    captions = [template.replace("{}", WORD) for template in templates]
     optimizer = torch.optim.AdamW([new], lr=lr, weight_decay=weight_decay)
 
     def asked(count: int) -> Tensor:
