@@ -67,7 +67,8 @@ def picture(effect: tuple[float, float, float]) -> str:
         f'<rect class="band" x="{_place(-1):.1f}" y="0" width="{_place(1) - _place(-1):.1f}" height="{HEIGHT}"/>'
         f'<line class="zero" x1="{WIDTH / 2}" x2="{WIDTH / 2}" y1="0" y2="{HEIGHT}"/>'
         f'<line class="interval" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>'
-        f'<circle cx="{gain:.1f}" cy="{middle}" r="4.5"/></svg>'
+        + ("" if math.isnan(effect[0]) else f'<circle cx="{gain:.1f}" cy="{middle}" r="4.5"/>')
+        + "</svg>"
     )
 
 
@@ -110,6 +111,11 @@ def page(papers: Sequence[Entry]) -> Iterator[str]:
     )
 
 
+def _number(value: float | None) -> str:
+    """Return a number as a script reads it; empty where there is none."""
+    return "" if value is None or math.isnan(value) else f"{value:.6g}".replace("inf", "Infinity")
+
+
 def _select(name: str, values: Sequence[str]) -> str:
     options = "".join(f"<option>{html.escape(value)}</option>" for value in values)
     return f'<label>{name.capitalize()} <select name="{name}"><option value="">all</option>{options}</select></label>'
@@ -124,10 +130,10 @@ def _cells(row: Row) -> Iterator[str]:
         "field": row.entry.field,
         "kind": " ".join(kinds),
         "verdict": row.verdict,
-        "power": "" if row.power is None else f"{row.power:.6g}",
+        "power": _number(row.power),
         "decided": decided,
-        "effect": "" if row.effect is None else f"{row.effect[0]:.6g}",
-        "cost": "" if row.cost is None else f"{row.cost:.6g}",
+        "effect": _number(None if row.effect is None else row.effect[0]),
+        "cost": _number(row.cost),
         "year": str(paper.year),
         "text": f"{row.entry.stem} {paper.title} {paper.claim} {' '.join(paper.authors)}".lower(),
     }

@@ -65,6 +65,7 @@ document.addEventListener("DOMContentLoaded", () => {
   names.forEach((name) => {
     const element = form.elements[name];
     if (asked.has(name)) element.value = asked.get(name);
+    if (element.selectedIndex < 0) element.value = "";
     element.addEventListener("input", () => {
       remember({ [name]: element.value });
       show();

@@ -101,7 +101,30 @@ def test_failures_count_as_the_worst_and_are_outweighed_in_time() -> None:
     assert anytime_interval([None] * 20) == anytime_interval([])
     assert anytime_interval([math.inf] * 8).low == math.inf
     assert anytime_interval([-math.inf] * 8).high == -math.inf
-    assert anytime_interval([0.0] * 8).low == anytime_interval([0.0] * 8).high == 0.0
+    assert str(anytime_interval([0.0] * 8)) == "Interval(low=0.0, high=0.0, coverage=0.95)"
+
+
+@pytest.mark.parametrize("after", [11, 30])
+def test_an_interval_that_has_become_empty_gives_no_verdict(after: int) -> None:
+    """Fifteen pairs show a gain and all later ones a loss: no centre is left, whatever the mean."""
+    series = [1.0, 1.1, 0.9] * 5 + [-1.0, -1.1, -0.9] * after
+    interval = anytime_interval(series)
+    assert interval.low > interval.high
+    found = compare(
+        {("score", "control"): series},
+        {"score": 0.05},
+        primary=("score", "control"),
+        interval=anytime_interval,
+        p_value=anytime_p,
+    )
+    assert found["score", "control"].verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("comparisons", [1, 4, 11, 22, 23, 100])
+def test_pairs_needed_are_those_with_which_the_clearest_series_reaches_it(comparisons: int) -> None:
+    clear = [10.0**i for i in range(pairs_needed(comparisons))]
+    assert anytime_p(clear) * comparisons <= 0.05
+    assert anytime_p(clear[:-1]) * comparisons > 0.05
 
 
 @pytest.mark.parametrize(("centre", "verdict"), [(2.0, "helps"), (-2.0, "hurts"), (0.0, "no effect"), (5.5, "helps")])

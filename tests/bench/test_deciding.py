@@ -87,6 +87,13 @@ NOISY = """
         return Outcome(metrics={"score": (-1.0) ** setting.seed * (arm.name == "method"), "loss": 1.0})
 """
 
+LOST = """
+    def run(arm: Arm, setting: Setting) -> Outcome:
+        if arm.name == "method":
+            raise RuntimeError("no luck")
+        return Outcome(metrics={"score": 1.0, "loss": 1.0})
+"""
+
 
 def test_a_weighing_stops_once_it_is_decided_and_runs_nothing_when_it_is_repeated(
     tmp_path: Path, ran: list[TrialSpec]
@@ -103,7 +110,7 @@ def test_a_weighing_stops_once_it_is_decided_and_runs_nothing_when_it_is_repeate
     assert "--most 40" in found.command
     assert "--seeds" not in found.command
     assert f"over {pairs} pairs" in found.words()
-    assert "looked at one by one until there was a verdict, of at most 40" in found.words()
+    assert "looked at one by one, until there was a verdict, of at most 40;" in found.words()
     assert "anytime p" in found.words()
     assert "valid however often the pairs are looked at" in render_report(found)
     ran.clear()
@@ -119,6 +126,11 @@ def test_without_a_verdict_it_ends_with_the_most_pairs(tmp_path: Path, ran: list
     study = write(tmp_path / "noisy.py", NOISY)
     found = weigh(study, budget="smoke", until_decided=True, most=9, first_seed=1000, ledger=None)
     assert (found.verdict, found.seeds, len(ran)) == ("inconclusive", tuple(range(1000, 1009)), 18)
+    assert "looked at one by one, and there was no verdict after all of them;" in found.words()
+    study = write(tmp_path / "lost.py", LOST)
+    lost = weigh(study, budget="smoke", until_decided=True, most=9, ledger=None)
+    assert len(lost.seeds) == 6
+    assert "looked at one by one, and it ended here, as none of them has a gain;" in lost.words()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gzip
 import json
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,9 @@ def test_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
     path = npz(tmp_path, x=_pixels(0, 3), y=[0, 1, 0], weights_of_rows=[1.0, 2.0, 3.0], x_mean=[0.5])
     data = load_images(path)
     assert data.notes == (f"{path.name}: arrays weights_of_rows, x_mean left out",)
+    assert load_images(path).notes == data.notes
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("README.txt", "no array")
     assert load_images(path).notes == data.notes
     alone = load_images(npz(tmp_path, x=_pixels(0, 3), y=[0, 1, 0]), labelled=False)
     assert alone.notes == ()

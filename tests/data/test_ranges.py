@@ -139,12 +139,22 @@ def _colour_tiff() -> bytes:
     return start + struct.pack("<H", len(entries)) + body + struct.pack("<I", 0)
 
 
-@pytest.mark.parametrize(("encoded", "cut"), [(_colour_png(8), False), (_colour_png(16), True), (_colour_tiff(), True)])
+@pytest.mark.parametrize(
+    ("encoded", "cut"),
+    [
+        (_colour_png(8), False),
+        (_colour_png(16), True),
+        (_colour_tiff(), True),
+        (b"P6 2 2 255\n" + bytes([200] * 12), False),
+        (b"P6\n# 3 4 5\n2 2\n65535\n" + bytes([200, 200] * 12), True),
+    ],
+    ids=["PNG of 8", "PNG of 16", "TIFF of 16", "PPM of 8", "PPM of 16"],
+)
 def test_colour_of_16_bits_is_cut_and_the_note_says_so(encoded: bytes, cut: bool) -> None:
     pixels, done = decode(encoded, "an image")
     assert pixels.dtype == np.uint8
     assert np.unique(pixels).tolist() == [200]
-    words = "cut to the upper 8 of its 16 bits a channel, which is all that is read of colour"
+    words = "cut to 8 of its 16 bits a channel, which is all that is read of colour"
     assert done == ((words,) if cut else ())
 
 

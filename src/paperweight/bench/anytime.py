@@ -37,7 +37,8 @@ def pairs_needed(comparisons: int = 1) -> int:
         >>> pairs_needed(), pairs_needed(4)
         (6, 8)
     """
-    return math.ceil(math.log(2 * comparisons / (1 - CONFIDENCE)) / math.log1p(_STAKE))
+    first = math.log((1 + _STAKE * np.tanh(_BOLD)).mean())  # by its sign alone, as there is no scale before it
+    return 1 + math.ceil((math.log(2 * comparisons / (1 - CONFIDENCE)) - first) / math.log1p(_STAKE))
 
 
 def log_evidence(differences: Sequence[float] | NDArray[np.float64], centre: float) -> NDArray[np.float64]:
@@ -81,14 +82,15 @@ def anytime_interval(differences: Sequence[float | None]) -> Interval:
             unknown, which counts as the worst on either side.
 
     Returns:
-        The interval; infinite ends where nothing is refuted yet, as always below 6 pairs.
+        The interval; infinite ends where nothing is refuted yet, as always below 6 pairs. It only ever shrinks, and may
+        become empty (its low end above the high one) if the differences are not symmetric about any centre.
 
     Example:
         >>> interval = anytime_interval([1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 2.0])
         >>> round(interval.low, 2), round(interval.high, 2), interval.coverage
         (1.0, 2.94, 0.95)
     """
-    return Interval(_lowest(_worst(differences, 1.0)), -_lowest(_worst(differences, -1.0)), CONFIDENCE)
+    return Interval(_lowest(_worst(differences, 1.0)), 0.0 - _lowest(_worst(differences, -1.0)), CONFIDENCE)
 
 
 def _lowest(differences: NDArray[np.float64]) -> float:

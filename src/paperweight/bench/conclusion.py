@@ -209,10 +209,14 @@ class Conclusion:
     def _looks(self) -> str:
         if not self.until_decided:
             return ""
-        return (
-            f"The pairs were looked at one by one until there was a verdict, of at most {self.measured['most_pairs']}; "
-            "interval and p allow for that."
-        )
+        most: int = self.measured["most_pairs"]
+        if self.verdict != "inconclusive":
+            how = f"until there was a verdict, of at most {most}"
+        elif len(self.seeds) < most:
+            how = "and it ended here, as none of them has a gain"
+        else:
+            how = "and there was no verdict after all of them"
+        return f"The pairs were looked at one by one, {how}; interval and p allow for that."
 
     def _size(self) -> str:
         metric, found = self.study.metrics[self.study.headline], self.primary

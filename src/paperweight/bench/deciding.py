@@ -1,6 +1,7 @@
 """Weighing until it is decided: which trials are still wanted, given those that are done."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from paperweight.bench.anytime import anytime_interval, anytime_p, pairs_needed
 from paperweight.bench.conclusion import gain
@@ -37,24 +38,18 @@ def until_verdict(study: Study, specs: Sequence[TrialSpec], found: Mapping[str, 
             break
         gains.append(gain(_value(baseline, study.headline), _value(arm, study.headline), metric))
 
-    def decided(pairs: int) -> bool:
-        compared = compare(
-            {("", ""): gains[:pairs]},
-            {"": metric.minimal_effect},
-            primary=("", ""),
-            interval=anytime_interval,
-            p_value=anytime_p,
-        )
-        return compared["", ""].verdict != "inconclusive"
-
     fewest = pairs_needed()
-    if len(gains) >= fewest and all(each is None for each in gains[:fewest]):
-        last = fewest
-    elif gains and decided(len(gains)):  # and so is every longer series
-        last = next(pairs for pairs in range(1, len(gains) + 1) if decided(pairs))
-    else:
-        return specs
-    return [spec for spec in specs if spec.seed <= seeds[last - 1]]
+    for pairs in range(fewest, len(gains) + 1):
+        first = tuple(gains[:pairs])
+        if not any(each is not None for each in first) or _decided(first, metric.minimal_effect):
+            return [spec for spec in specs if spec.seed <= seeds[pairs - 1]]
+    return specs
+
+
+@cache
+def _decided(gains: tuple[float | None, ...], smallest: float) -> bool:
+    found = compare({("", ""): gains}, {"": smallest}, primary=("", ""), interval=anytime_interval, p_value=anytime_p)
+    return found["", ""].verdict != "inconclusive"
 
 
 def _value(record: TrialRecord, metric: str) -> float | None:

@@ -226,7 +226,7 @@ class Comparison:
 
 
 def _verdict(interval: Interval, p_adjusted: float, minimal_effect: float) -> Verdict:
-    if interval.coverage < CONFIDENCE:
+    if interval.coverage < CONFIDENCE or interval.low > interval.high:
         return "inconclusive"
     if -minimal_effect < interval.low and interval.high < minimal_effect:
         return "no effect"
@@ -274,7 +274,8 @@ def compare(
         One comparison for each of ``gains``. It *helps* when the interval lies above zero and the p-value is at most
         0.05: of the primary comparison its own, of the others adjusted by Holm's rule for the number of others. It
         *hurts* likewise below; has *no effect* when the interval lies inside the minimal effect; and is *inconclusive*
-        otherwise, always so with fewer than 6 pairs.
+        otherwise, always so with fewer than 6 pairs, or where the interval is empty, as one that holds at any time can
+        become if the differences contradict their symmetry.
 
     Example:
         >>> gains = {("loss", "method"): [0.1, 0.2, 0.1, 0.3, 0.2, 0.1], ("loss", "control"): [0.1] * 6}

@@ -109,7 +109,7 @@ def _print_weighing(console: "Console", weighing: "Weighing", report: Path) -> N
 
     def gains(title: str, first: str, *more: str) -> Table:
         table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), title_justify="left")
-        table.add_column(first)
+        table.add_column(first, min_width=12, overflow="fold")
         for column in ("gain", "interval", "p", "verdict", *more):
             table.add_column(column, no_wrap=True)
         return table

@@ -10,6 +10,7 @@ import numpy as np
 from paperweight.data.parts import UNLABELLED, Part, brief, plain_labels, role
 from paperweight.data.reading import refusing
 from paperweight.errors import InputError
+from paperweight.texts import visible
 
 __all__ = ["array_part", "left_out", "read_npz"]
 
@@ -43,14 +44,14 @@ def left_out(path: Path, *, labelled: bool) -> tuple[str, ...]:
     """Return notes that name the arrays of an archive that are not read; none where it cannot be read at all."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         used = {name for pair in _pairs(path, names, labelled).values() for name in pair}
     except (InputError, OSError, zipfile.BadZipFile):
         return ()
     others = [name for name in names if name not in used]
     if not others:
         return ()
-    return (f"{path.name}: {'array' if len(others) == 1 else 'arrays'} {brief(others)} left out",)
+    return (f"{path.name}: {'array' if len(others) == 1 else 'arrays'} {visible(brief(others))} left out",)
 
 
 def _pairs(path: Path, names: Sequence[str], labelled: bool) -> dict[str, tuple[str, str]]:

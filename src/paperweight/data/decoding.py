@@ -1,6 +1,7 @@
 """One encoded image to pixels, and the centred square of an image at another size."""
 
 import io
+import re
 from typing import Any, cast
 
 import numpy as np
@@ -60,8 +61,8 @@ def decode(encoded: bytes, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise InputError(f"{where} holds more than one frame; save one frame as a still image")
         done = []
-        if _bits(image, encoded) > 8 and image.mode in ("RGB", "RGBA", "LA"):
-            done.append("cut to the upper 8 of its 16 bits a channel, which is all that is read of colour")
+        if _bits(image, encoded) > 8 and not image.mode.startswith(("I", "F")):
+            done.append("cut to 8 of its 16 bits a channel, which is all that is read of colour")
         if image.getexif().get(ORIENTATION, 1) in range(2, 9):
             done.append("rotated as the EXIF tag says")
         return _to_grey_or_rgb(ImageOps.exif_transpose(image), done), tuple(done)
@@ -73,6 +74,9 @@ def _bits(image: Image.Image, encoded: bytes) -> int:
         return encoded[_DEPTH_OF_PNG]
     if image.format == "TIFF":
         return max(cast(Any, image).tag_v2.get(_DEPTHS_OF_TIFF, (8,)))
+    if image.format == "PPM":
+        header = re.sub(rb"#[^\n]*", b" ", encoded[:1_024]).split()
+        return 16 if header[0] == b"P6" and int(header[3]) > 255 else 8
     return 8
 
 
