@@ -23,19 +23,21 @@ class Row(NamedTuple):
     label: str
     cost: float | None
     power: float | None
+    decided: str
 
 
 def rows(papers: Sequence[Entry]) -> list[Row]:
     """Return the rows of the board.
 
-    The effect is gain and interval in multiples of the minimal effect, the power half the interval's width in these.
+    The effect is gain and interval in multiples of the minimal effect, the power half the interval's width in these;
+    what is inconclusive with a power of 1 or more could not have decided.
     """
     return [_row(entry, official_result(entry)) for entry in papers]
 
 
 def _row(entry: Entry, official: OfficialResult | None) -> Row:
     if official is None:
-        return Row(entry, None, "not weighed", None, "", "", None, None)
+        return Row(entry, None, "not weighed", None, "", "", None, None, "")
     concluded = official.concluded
     metric = concluded["metrics"][concluded["headline"]]
     primary = next(comparison for comparison in metric["comparisons"] if comparison["primary"])
@@ -50,6 +52,7 @@ def _row(entry: Entry, official: OfficialResult | None) -> Row:
         f"{metric['label']}{', ' + metric['unit'] if metric['unit'] else ''}",
         concluded["cost"][concluded["method"]]["cpu"],
         (high - low) / 2 / smallest,
+        "could not have decided" if primary["could_not_decide"] else "could have decided",
     )
 
 
@@ -107,7 +110,8 @@ def page(papers: Sequence[Entry]) -> Iterator[str]:
         '<p class="small muted">An effect is the mean gain of the method over its baseline on the headline metric, '
         "with its interval, divided by the smallest effect that the study calls worth reporting, which is shaded; to "
         "the right is better. Time is the computing time in multiples of the baseline's. Half-width is that of the "
-        "interval: from 1 on, the weighing could not have shown that there is no effect.</p></div>"
+        "interval: from 1 on, the weighing could not have shown that there is no effect, so that what is inconclusive "
+        "could not have decided.</p></div>"
     )
 
 
@@ -124,14 +128,13 @@ def _select(name: str, values: Sequence[str]) -> str:
 def _cells(row: Row) -> Iterator[str]:
     paper = row.entry.paper
     kinds = sorted(set(paper.provides.values()))
-    decided = "" if row.power is None else "could not have decided" if row.power >= 1 else "could have decided"
     values = {
         "name": row.entry.stem,
         "field": row.entry.field,
         "kind": " ".join(kinds),
         "verdict": row.verdict,
         "power": _number(row.power),
-        "decided": decided,
+        "decided": row.decided,
         "effect": _number(None if row.effect is None else row.effect[0]),
         "cost": _number(row.cost),
         "year": str(paper.year),

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from paperweight.catalogue import entries, official_result
+from paperweight.catalogue import entries, find, official_result
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 STYLE = DOCS.parent / "src" / "paperweight" / "reports" / "templates" / "style.css"
@@ -94,6 +94,12 @@ def test_filters_and_order_of_the_address_are_those_of_the_page(page: Path) -> N
     assert set(shown(page, "?kind=optimizer").shown) == {
         entry.stem for entry in entries() if "optimizer" in entry.paper.provides.values()
     }
+    undecided = {
+        stem
+        for stem in verdicts("inconclusive")
+        if (official := official_result(find(stem))) and "could not have decided" in official.concluded["words"]
+    }
+    assert set(shown(page, "?power=could+not+have+decided").shown) == undecided
     assert shown(page, "?search=laplacian+gradient").shown == ["laplacian_smoothing"]
     assert shown(page, "?sort=name").shown == sorted(entry.stem for entry in entries())
     years = {entry.stem: entry.paper.year for entry in entries()}
