@@ -4,7 +4,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Collection, Generator, Sequence
-from typing import final
+from typing import Self, final
 
 from paperweight.bench.process import WorkerProcess
 from paperweight.bench.trial import TrialRecord, TrialSpec
@@ -27,6 +27,9 @@ def default_jobs(device: str) -> int:
 @final
 class LocalEngine:
     """Runs trials in worker processes on this machine.
+
+    In a ``with`` block the workers of one run wait for the next, and end with the block; otherwise they end with the
+    run.
 
     Args:
         jobs: Number of workers, at least 1.
@@ -54,6 +57,18 @@ class LocalEngine:
         self._time_limit = time_limit
         self._progress = progress
         self._worker = worker
+        self._held: Processes | None = None
+        self._idle: list[WorkerProcess] = []
+
+    def __enter__(self) -> Self:
+        self._held = self._processes()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held is not None:
+            self._held.stop()
+        self._held = None
+        self._idle.clear()
 
     def run(
         self,
@@ -81,15 +96,16 @@ class LocalEngine:
         for spec in specs:
             waiting.put(spec)
         done: queue.SimpleQueue[TrialRecord | BaseException | None] = queue.SimpleQueue()
-        processes = self._processes()
+        processes = self._held or self._processes()
 
-        def serve() -> None:
-            worker: WorkerProcess | None = None
+        def serve(worker: WorkerProcess | None) -> None:
             try:
                 while not processes.stopped:
                     try:
                         spec = waiting.get_nowait()
                     except queue.Empty:
+                        if worker is not None:
+                            self._idle.append(worker)
                         return
                     if may_start is not None and not may_start(spec):
                         done.put(None)
@@ -101,9 +117,13 @@ class LocalEngine:
             except BaseException as error:
                 done.put(error)
 
-        threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(self._jobs, len(specs)))]
+        count = min(self._jobs, len(specs))
+        idle, self._idle = self._idle[:count], self._idle[count:]
+        first = [*idle, *[None] * (count - len(idle))]
+        threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in first]
         for thread in threads:
             thread.start()
+        ended = False
         try:
             for _ in specs:
                 item = done.get()
@@ -111,10 +131,15 @@ class LocalEngine:
                     raise item
                 if item is not None:
                     yield item
+            ended = True
         finally:
-            processes.stop()
+            if self._held is None or not ended:
+                processes.stop()
+                self._held = None
             for thread in threads:
                 thread.join()
+            if self._held is None:
+                self._idle.clear()
 
     def starting_weights(self, spec: TrialSpec, places: Sequence[str]) -> dict[str, str]:
         """Return hashes of the weights that the user's network starts from now; empty where it cannot be built.

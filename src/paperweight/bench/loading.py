@@ -13,6 +13,7 @@ from paperweight.errors import InputError
 from paperweight.files import check_file, expanded
 from paperweight.processes import allow_folder
 from paperweight.studies import Arm, Outcome, Setting, Study
+from paperweight.studies.screening import PREFIX, screening
 
 __all__ = ["STUDY_MODULE", "LoadedStudy", "load_study"]
 
@@ -48,7 +49,8 @@ def load_study(name: str) -> LoadedStudy:
     """Return the study of a paper, or the one in a file, which may import modules beside it.
 
     Args:
-        name: A stem, a public name that a paper provides, or the path of a study file.
+        name: A stem, a public name that a paper provides, the path of a study file, or what a
+            `paperweight.studies.screening.ScreenData` is called.
 
     Raises:
         InputError: If there is no such paper or file, or the file does not define ``STUDY`` and ``run``.
@@ -57,6 +59,9 @@ def load_study(name: str) -> LoadedStudy:
         >>> load_study("laplacian_smoothing").declaration.baseline
         'sgd'
     """
+    if name.startswith(PREFIX):
+        declaration, run, path = screening(name)
+        return LoadedStudy(name, None, declaration, run, path)
     if name.endswith(".py"):
         path = expanded(name)
         check_file(path, "study file", "give the stem of a paper or the path of a file")

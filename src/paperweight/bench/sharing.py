@@ -27,6 +27,7 @@ def complete(
     baseline: str,
     retry: bool,
     progress: Progress | None,
+    recording: bool = True,
     wanted: Callable[[Mapping[str, TrialRecord]], Sequence[TrialSpec]] | None = None,
 ) -> dict[str, TrialRecord]:
     """Return the record of each trial by key: those that the ledger holds, of others that run now, and of one's own.
@@ -39,6 +40,7 @@ def complete(
         retry: Whether failed trials that the ledger holds are run again; those killed from outside always are, and
             all where none of the baseline finished.
         progress: Called with words and (trials done, trials in all).
+        recording: Whether the definitions that the trials execute are recorded, where they are not known yet.
         wanted: Asked after each trial which of the trials are still wanted, given the records so far; all where left
             out. Those that run already are filed, too.
 
@@ -69,7 +71,7 @@ def complete(
     with ledger.leases() as leases:
         while missing := [spec for spec in plan if spec.key() not in found]:
             free = leases.free(spec.key() for spec in missing)
-            recorded = {spec.key() for spec in ledger.unrecorded(missing)}
+            recorded = {spec.key() for spec in ledger.unrecorded(missing)} if recording else set[str]()
             running = engine.run(
                 [spec for spec in missing if spec.key() in free], recorded=recorded, may_start=may_start
             )

@@ -11,6 +11,7 @@ from paperweight.errors import InputError
 
 __all__ = ["Entry", "entries", "package_root", "read_card", "signatures"]
 
+_RECIPE = re.compile(r"^RECIPE = Recipe\($", re.MULTILINE)
 _CARD = re.compile(r"^PAPER = (Paper\(.*?^\))$", re.MULTILINE | re.DOTALL)
 
 
@@ -44,6 +45,12 @@ class Entry:
     def study_path(self) -> Path:
         """The study's file: same field, same stem."""
         return package_root() / "studies" / self.field / self.path.name
+
+    @property
+    def has_recipe(self) -> bool:
+        """Whether a screen can apply it: its study says how by ``RECIPE``."""
+        path = self.study_path
+        return path.is_file() and _RECIPE.search(path.read_text(encoding="utf-8")) is not None
 
 
 def package_root() -> Path:

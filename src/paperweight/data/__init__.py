@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from paperweight.data.named import available, data_root
     from paperweight.data.splits import Splits, split_images
     from paperweight.data.synthetic import gaussian_grid, gaussian_mixture, shapes
+    from paperweight.data.table_splits import split_table
     from paperweight.data.tables import Table, load_table
     from paperweight.data.transforms import (
         adjust_colour,
@@ -69,6 +70,7 @@ __all__ = [
     "shapes",
     "source_hash",
     "split_images",
+    "split_table",
     "translate",
 ]
 
@@ -83,6 +85,7 @@ _HOMES = {
     "named": ("available", "data_root"),
     "splits": ("Splits", "split_images"),
     "synthetic": ("gaussian_grid", "gaussian_mixture", "shapes"),
+    "table_splits": ("split_table",),
     "tables": ("Table", "load_table"),
     "transforms": (
         "adjust_colour",

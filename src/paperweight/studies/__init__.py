@@ -4,6 +4,7 @@ from paperweight.studies._classification import Classification, Trained, classif
 from paperweight.studies._declaration import BUDGETS, DEFAULT_SEEDS, Arm, Budget, Metric, Outcome, Study
 from paperweight.studies._metrics import ACCURACY, EARLY_LOSS, TEST_LOSS
 from paperweight.studies._network import load_factory
+from paperweight.studies._recipe import MISFIT, Recipe
 from paperweight.studies._setting import Setting
 
 __all__ = [
@@ -11,12 +12,14 @@ __all__ = [
     "BUDGETS",
     "DEFAULT_SEEDS",
     "EARLY_LOSS",
+    "MISFIT",
     "TEST_LOSS",
     "Arm",
     "Budget",
     "Classification",
     "Metric",
     "Outcome",
+    "Recipe",
     "Setting",
     "Study",
     "Trained",

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from paperweight.catalogue import object_hash
-from paperweight.data import LabelledImages, Splits, cache_root, load_images, source_hash, split_images
+from paperweight.data import (
+    LabelledImages,
+    Splits,
+    cache_root,
+    load_images,
+    load_table,
+    source_hash,
+    split_images,
+    split_table,
+)
 from paperweight.errors import InputError
 from paperweight.studies._declaration import BUDGETS, Budget
 from paperweight.studies._kept import kept_tensors
@@ -146,6 +155,45 @@ class Setting:
             return LabelledImages(part.images.to(self.device), part.labels.to(self.device))
 
         return replace(splits, train=here(splits.train), validation=here(splits.validation), test=here(splits.test))
+
+    def table(self, *, target: str | None, train: int, validation: int, test: int) -> Splits:
+        """Return the rows of the user's table, split as a function of the seed alone.
+
+        Args:
+            target: Name of the column to predict, a class; the last one where it is ``None``.
+            train: Number of training rows.
+            validation: Number of rows on which hyper-parameters are chosen.
+            test: Number of rows on which metrics are measured.
+
+        Returns:
+            The splits, on this run's device; inputs of shape (N, 1, 1, features).
+
+        Raises:
+            InputError: If there is no table, or it cannot be used; the message says why, and what to do.
+        """
+        if self.data is None:
+            raise InputError("a table must be given with --data, there is none; give the path of a CSV file")
+        self._waiting.discard("data")
+        with self._unbilled:
+            table = load_table(self.data, target=target)
+            splits = split_table(table, train=train, validation=validation, test=test, generator=self.generator("data"))
+        self.data_hashes[table.name] = table.fingerprint
+        counts = " / ".join(str(len(part)) for part in (splits.train, splits.validation, splits.test))
+        features = len(table.feature_names)
+        self.notes.append(
+            f"{table.name}: {counts} training / validation / test rows of {features} features; "
+            f"{len(splits.classes)} classes"
+        )
+        self.notes.extend(table.notes)
+        return replace(
+            splits,
+            train=self._here(splits.train),
+            validation=self._here(splits.validation),
+            test=self._here(splits.test),
+        )
+
+    def _here(self, part: LabelledImages) -> LabelledImages:
+        return LabelledImages(part.images.to(self.device), part.labels.to(self.device))
 
     def network(self, shape: tuple[int, int, int], classes: int, *, default: Callable[..., nn.Module]) -> nn.Module:
         """Return a new classifier, the user's or the default, initialised from the ``init`` stream.

@@ -24,7 +24,18 @@ from torch.optim.lr_scheduler import MultiStepLR
 from paperweight.architecture.pade_activation import PAU, replace_activations
 from paperweight.loops import clip_gradients, tune
 from paperweight.nets import LeNet, count_parameters
-from paperweight.studies import ACCURACY, EARLY_LOSS, TEST_LOSS, Arm, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import (
+    ACCURACY,
+    EARLY_LOSS,
+    TEST_LOSS,
+    Arm,
+    Outcome,
+    Recipe,
+    Setting,
+    Study,
+    Trained,
+    classification,
+)
 
 _RATES = (0.0006, 0.002, 0.006, 0.02, 0.06)
 
@@ -36,6 +47,13 @@ class _Plan(NamedTuple):
     learned: bool = True
     rate_factor: float = 1.0
     step_factor: int = 1
+
+
+RECIPE = Recipe(
+    words="every ReLU and its like a Padé unit, learned from a start as leaky ReLU",
+    line="model = replace_activations(model, PAU)",
+    surgery=lambda model: replace_activations(model, PAU),
+)
 
 
 STUDY = Study(

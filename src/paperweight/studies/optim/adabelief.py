@@ -24,7 +24,18 @@ from torch.optim.lr_scheduler import MultiStepLR
 from paperweight.loops import tune
 from paperweight.nets import ResNet
 from paperweight.optim.adabelief import AdaBelief
-from paperweight.studies import ACCURACY, EARLY_LOSS, TEST_LOSS, Arm, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import (
+    ACCURACY,
+    EARLY_LOSS,
+    TEST_LOSS,
+    Arm,
+    Outcome,
+    Recipe,
+    Setting,
+    Study,
+    Trained,
+    classification,
+)
 
 _EPS = 1e-8
 _DECAY = 5e-4
@@ -56,6 +67,13 @@ class _Plan(NamedTuple):
 def _belief(eps: float) -> _Plan:
     return _Plan(partial(AdaBelief, eps=eps, weight_decay=_DECAY, weight_decouple=False))
 
+
+RECIPE = Recipe(
+    words="AdaBelief with the paper's eps for images, 1e-8, and weight decay 5e-4 in the gradient",
+    line="optimizer = AdaBelief(model.parameters(), lr, eps=1e-8, weight_decay=5e-4, weight_decouple=False)",
+    optimizer=lambda parameters, lr, _: _belief(_EPS).optimizer(parameters, lr=lr),
+    lr=0.01,
+)
 
 STUDY = Study(
     paper="adabelief",

@@ -27,8 +27,13 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from paperweight.loops import evaluate_classifier, minimise, tune
 from paperweight.nets import MLP
-from paperweight.optim.laplacian_smoothing import LaplacianSmoothingSGD, laplacian_smooth, smoothing_spectrum
-from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.optim.laplacian_smoothing import (
+    LaplacianSmoothing,
+    LaplacianSmoothingSGD,
+    laplacian_smooth,
+    smoothing_spectrum,
+)
+from paperweight.studies import Arm, Metric, Outcome, Recipe, Setting, Study, Trained, classification
 
 _SIGMA = 1.0
 _BATCH = 4
@@ -54,6 +59,13 @@ class _Plan(NamedTuple):
     order: int = 1
     rate_factor: Callable[[int], float] = lambda n: 1.0
     permuted_sigma: float = 0.0
+
+
+RECIPE = Recipe(
+    words="gradients smoothed with sigma 1, order 1, for the baseline's optimizer",
+    line="optimizer = LaplacianSmoothing(optimizer, sigma=1.0)",
+    optimizer=lambda parameters, lr, baseline: LaplacianSmoothing(baseline(parameters, lr), sigma=_SIGMA),
+)
 
 
 STUDY = Study(

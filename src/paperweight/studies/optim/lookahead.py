@@ -31,7 +31,18 @@ from torch.optim.lr_scheduler import MultiStepLR
 from paperweight.loops import ExponentialMovingAverage, minimise, tune
 from paperweight.nets import MLP
 from paperweight.optim.lookahead import Lookahead
-from paperweight.studies import ACCURACY, TEST_LOSS, Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import (
+    ACCURACY,
+    TEST_LOSS,
+    Arm,
+    Metric,
+    Outcome,
+    Recipe,
+    Setting,
+    Study,
+    Trained,
+    classification,
+)
 
 _K = 5
 _ALPHA = 0.5
@@ -58,6 +69,12 @@ class _Plan(NamedTuple):
 
 _SGD = _Inner(partial(SGD, momentum=0.9, weight_decay=5e-4), SGD, (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04), 0.5)
 _ADAM = _Inner(partial(Adam, weight_decay=5e-4), Adam, (0.001, 0.002, 0.004, 0.008, 0.016, 0.032), 0.1)
+
+RECIPE = Recipe(
+    words="Lookahead on the baseline's optimizer, k = 5, alpha = 0.5, momentum maintained",
+    line="optimizer = Lookahead(optimizer, k=5, alpha=0.5)",
+    optimizer=lambda parameters, lr, baseline: Lookahead(baseline(parameters, lr), k=_K, alpha=_ALPHA),
+)
 
 STUDY = Study(
     paper="lookahead",

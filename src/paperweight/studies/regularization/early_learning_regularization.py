@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from paperweight.loops import Evaluation, at_points, evaluate_classifier, tune
 from paperweight.nets import MLP
 from paperweight.regularization.early_learning_regularization import ELRLoss
-from paperweight.studies import ACCURACY, Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import ACCURACY, Arm, Metric, Outcome, Recipe, Setting, Study, Trained, classification
 
 _WRONG = 0.4
 _RATE = 0.02
@@ -66,6 +66,13 @@ class _Plan(NamedTuple):
 
 def _elr(strength: float, samples: int, classes: int) -> ELRLoss:
     return ELRLoss(samples, classes, lam=strength, beta=_BETA)
+
+
+RECIPE = Recipe(
+    words="ELR in place of cross-entropy, with the paper's lam 3 and beta 0.7; made for wrong labels",
+    line="loss = ELRLoss(samples, classes)(logits, labels, index)",
+    loss=lambda samples, classes: ELRLoss(samples, classes, lam=3.0, beta=_BETA),
+)
 
 
 STUDY = Study(

@@ -19,7 +19,18 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from paperweight.loops import tune
 from paperweight.nets import LeNet
-from paperweight.studies import ACCURACY, TEST_LOSS, Arm, Metric, Outcome, Setting, Study, Trained, classification
+from paperweight.studies import (
+    ACCURACY,
+    TEST_LOSS,
+    Arm,
+    Metric,
+    Outcome,
+    Recipe,
+    Setting,
+    Study,
+    Trained,
+    classification,
+)
 from paperweight.training.infobatch import InfoBatch
 
 _RATES = (0.01, 0.03, 0.1, 0.3)
@@ -44,6 +55,13 @@ class _Plan(NamedTuple):
 
     training: Callable[..., InfoBatch] = InfoBatch
     as_spent: Callable[[int, int, int], dict[str, float]] | None = None
+
+
+RECIPE = Recipe(
+    words="half of the samples below the mean loss left out, rescaled, in 7 of 8 epochs",
+    line="training = InfoBatch(model, optimizer, inputs, labels, batch_size=64, epochs=epochs, generator=generator)",
+    training=InfoBatch,
+)
 
 
 STUDY = Study(

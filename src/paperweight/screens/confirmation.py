@@ -1,0 +1,78 @@
+"""Confirmation: full trainings on pairs that no decision has looked at, until each recipe is settled."""
+
+from collections.abc import Mapping
+from typing import final
+
+from paperweight.bench.conclusion import gain
+from paperweight.bench.trial import TrialRecord
+from paperweight.screens.asking import Asked, value
+from paperweight.screens.evidence import Series
+from paperweight.screens.outcome import Controls
+from paperweight.studies import ACCURACY
+from paperweight.studies.screening import BASELINE, HALF, IDENTITY, ScreenArm
+
+__all__ = ["Confirmation"]
+
+_MOST_PAIRS = 100
+_IDENTITY_PAIRS = 8
+
+
+@final
+class Confirmation:
+    """The pairs of a screen.
+
+    Args:
+        arms: Name to arm: of the baseline, the two controls, and the recipes that are confirmed.
+
+    Attributes:
+        arms: The same.
+        series: The gains of the recipes.
+        baseline: Test accuracies of the baseline, one a pair; ``None`` where a trial failed.
+    """
+
+    def __init__(self, arms: Mapping[str, ScreenArm]) -> None:
+        self.arms = arms
+        recipes = [name for name in arms if name not in (BASELINE, IDENTITY, HALF)]
+        self.series = Series(recipes, ACCURACY.minimal_effect)
+        self.baseline: list[float | None] = []
+        self._identity: list[float | None] = []
+        self._half: list[float | None] = []
+        self._used: list[Asked] = []
+
+    @property
+    def every(self) -> list[Asked]:
+        """All trials that may be wanted, in the order in which they start."""
+        return [(arm, seed) for seed in range(_MOST_PAIRS) for arm in self.arms.values()]
+
+    @property
+    def controls(self) -> Controls:
+        """The gains of the controls."""
+        return Controls(tuple(self._identity), tuple(self._half))
+
+    @property
+    def open(self) -> list[str]:
+        """The arms that the next pair is wanted of; empty where all is decided."""
+        controls = [IDENTITY] if len(self._identity) < _IDENTITY_PAIRS else []
+        controls += [] if self.controls.half_hurts else [HALF]
+        wanted = [*controls, *self.series.open]
+        return [BASELINE, *wanted] if wanted and len(self.baseline) < _MOST_PAIRS else []
+
+    def want(self, done: Mapping[Asked, TrialRecord]) -> list[Asked]:
+        """Take up the pairs that are complete, and return the trials that count and those that are still wanted.
+
+        Args:
+            done: The trials that are done.
+        """
+        while (names := self.open) and all((self.arms[name], len(self.baseline)) in done for name in names):
+            seed = len(self.baseline)
+            values = {name: value(done[self.arms[name], seed], "accuracy") for name in names}
+            gains = {name: gain(values[BASELINE], values[name], ACCURACY) for name in names}
+            self.baseline.append(values[BASELINE])
+            if IDENTITY in gains:
+                self._identity.append(gains[IDENTITY])
+            if HALF in gains:
+                self._half.append(gains[HALF])
+            self.series.add(gains)
+            self._used += [(self.arms[name], seed) for name in names]
+        rest = range(len(self.baseline), _MOST_PAIRS)
+        return [*self._used, *((self.arms[name], seed) for seed in rest for name in names)]

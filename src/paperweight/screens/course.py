@@ -1,0 +1,290 @@
+"""The course of a screen: calibration, the baseline, tries of every recipe, the race, and confirmation."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import final
+
+from paperweight.bench.statistics import mean
+from paperweight.bench.trial import FINISHED, TrialRecord
+from paperweight.errors import InputError
+from paperweight.screens.asking import Asked, Bench, value
+from paperweight.screens.confirmation import Confirmation
+from paperweight.screens.outcome import Fate
+from paperweight.screens.plan import RACE_SEEDS, TRIES, Costs, Plan, affordable, planned
+from paperweight.screens.racing import best_rate, far_behind, hopeless, leaders, next_rates
+from paperweight.studies import MISFIT, Recipe
+from paperweight.studies.screening import BASELINE, HALF, IDENTITY, OPTIMIZERS, TREES, ScreenArm, ScreenData
+from paperweight.texts import brief
+
+__all__ = ["Course", "Progress"]
+
+_EXPLORED = 1000  # the first seed of those by which decisions are made; confirmation has seeds from 0
+_CALIBRATED = 2000
+_UNKNOWN = 1.5  # times the baseline's seconds: what a recipe is expected to take before it has run
+_CALIBRATION = 2.0
+
+
+@final
+@dataclass(frozen=True)
+class Progress:
+    """How far a screen is.
+
+    Attributes:
+        stage: What it does, in a few words.
+        done: Trials of this stage that are done.
+        total: Trials of this stage; of confirmation at most.
+        alive: Recipe to its mean gain so far, ``None`` before the first.
+        left: Seconds that are left.
+    """
+
+    stage: str
+    done: int
+    total: int
+    alive: Mapping[str, float | None]
+    left: float
+
+
+@final
+class Course:
+    """A screen on its way, and what it has found so far.
+
+    Args:
+        bench: What runs its trials.
+        data: What they share.
+        recipes: The recipes, by name.
+        jobs: Trials at once.
+        planned: What a trial costs and the plan, where it goes on; they are made anew where left out.
+        tell: Called after every trial.
+
+    Attributes:
+        planned: Costs and plan; ``None`` before they are made.
+        optimizer: The baseline's optimizer, and the rates of each that were tried, with their scores.
+        fates: Name to what became of each recipe.
+        confirmation: The pairs; ``None`` before the first.
+        baseline: The record of the baseline as it was chosen; ``None`` before.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        data: ScreenData,
+        recipes: Mapping[str, Recipe],
+        *,
+        jobs: int,
+        planned: tuple[Costs, Plan] | None,
+        tell: Callable[[Progress], None] | None,
+    ) -> None:
+        self.planned = planned
+        self.optimizer = next(iter(OPTIMIZERS))
+        self.scores: dict[str, dict[float, float]] = {}
+        self.lr: float | None = None
+        self.baseline: TrialRecord | None = None
+        self.fates = {name: Fate(name, each.words, each.line, each.slots, "waiting") for name, each in recipes.items()}
+        self.confirmation: Confirmation | None = None
+        self.records: dict[Asked, TrialRecord] = {}
+        self._bench = bench
+        self._data = data
+        self._recipes = recipes
+        self._jobs = jobs
+        self._tell = tell
+        self._ratios: dict[str, float] = {}
+        self._rates: dict[str, float] = {}
+
+    def go(self, keep: Callable[[tuple[Costs, Plan]], None]) -> None:
+        """Go through all stages, as long as there is time.
+
+        Args:
+            keep: Called with costs and plan once they are made.
+
+        Raises:
+            InputError: If no trial of the baseline finished.
+        """
+        if self.planned is None:
+            self.planned = self._calibrated()
+            if self.planned is None:
+                return
+            keep(self.planned)
+        costs, plan = self.planned
+        self._bench.seconds = lambda arm: costs.trial(arm.steps, self._ratio(arm.recipe))
+        self._choose_baseline(plan)
+        if self.lr is None or self.baseline is None:
+            return
+        self._try_recipes(plan, self.lr, self.baseline)
+        going = self._race(costs, plan, self.lr)
+        if going is not None:
+            self._confirm(plan, self.lr, going)
+
+    @property
+    def decided(self) -> bool:
+        """Whether nothing is left to be confirmed."""
+        return self.confirmation is not None and not self.confirmation.open
+
+    def _ratio(self, recipe: str) -> float:
+        return 1.0 if recipe in (BASELINE, IDENTITY, HALF) else self._ratios.get(recipe, _UNKNOWN)
+
+    def _run(self, stage: str, every: Sequence[Asked], *, judged: bool = False) -> dict[Asked, TrialRecord]:
+        self._bench.tell = lambda done, total: self._say(stage, done, total, {})
+        return self._bench.run(replace(self._data, judged=judged), every)
+
+    def _say(self, stage: str, done: int, total: int, alive: Mapping[str, float | None]) -> None:
+        if self._tell is not None:
+            self._tell(Progress(stage, done, total, alive, self._bench.clock.left))
+
+    def _calibrated(self) -> tuple[Costs, Plan] | None:
+        """Measure what a step takes, with as many trials at once as there will be, and plan by it."""
+
+        def timed(steps: int) -> list[TrialRecord]:
+            arm = ScreenArm(BASELINE, self.optimizer, OPTIMIZERS[self.optimizer][1], steps)
+            seeds = range(_CALIBRATED, _CALIBRATED + self._jobs)
+            found = self._run("measuring a step", [(arm, seed) for seed in seeds], judged=True)
+            finished = [record for record in found.values() if record.status in FINISHED]
+            if found and not finished:
+                raise _no_baseline(next(iter(found.values())))
+            return finished
+
+        timed(2)
+        few = timed(4)
+        if not few:
+            return None
+        fewer = median(record.wall_seconds for record in few)
+        steps = max(8, min(200, math.ceil(4 * _CALIBRATION / max(1e-3, fewer))))
+        many = timed(steps)
+        if not many:
+            return None
+        step = max(1e-5, (median(record.wall_seconds for record in many) - fewer) / (steps - 4))
+        loading = min(float(str(record.arguments["loading_seconds"])) for record in many)
+        costs = Costs(step=step, fixed=max(0.0, fewer - 4 * step) + loading + 0.05)
+        return costs, planned(
+            costs,
+            seconds=self._bench.clock.left,
+            jobs=self._jobs,
+            recipes=len(self.fates),
+            examples=int(str(many[0].arguments["training_examples"])),
+            batch_size=self._data.batch_size,
+        )
+
+    def _tries(
+        self, stage: str, plan: Plan, starts: Mapping[str, tuple[str, str, float]]
+    ) -> dict[str, dict[float, TrialRecord]]:
+        """Try the same number of rates of each, until time is over or none of its first rates works.
+
+        Args:
+            stage: What this is.
+            plan: The plan.
+            starts: Name to recipe, the baseline's optimizer, and the rate from which its tries start.
+        """
+        tried: dict[str, dict[float, TrialRecord]] = {name: {} for name in starts}
+        while not self._bench.over:
+            every: dict[Asked, str] = {}
+            for name, (recipe, optimizer, start) in starts.items():
+                scores = {rate: _score(record) for rate, record in tried[name].items()}
+                if scores and not any(map(math.isfinite, scores.values())):
+                    continue
+                for rate in next_rates(scores, start)[: TRIES - len(scores)]:
+                    every[ScreenArm(recipe, optimizer, rate, plan.try_steps), _EXPLORED] = name
+            fresh = {asked: name for asked, name in every.items() if asked[0].lr not in tried[name]}
+            found = self._run(stage, list(fresh))
+            if not found:
+                break
+            for asked, record in found.items():
+                tried[fresh[asked]][asked[0].lr] = record
+        return tried
+
+    def _choose_baseline(self, plan: Plan) -> None:
+        starts = {name: (BASELINE, name, start) for name, (_, start) in OPTIMIZERS.items()}
+        tried = self._tries("tuning the baseline", plan, starts)
+        self.scores = {name: {lr: _score(each) for lr, each in found.items()} for name, found in tried.items()}
+        best = {name: max(scores.values(), default=-math.inf) for name, scores in self.scores.items()}
+        self.optimizer = max(best, key=lambda name: best[name])
+        if all(len(scores) == TRIES or not any(map(math.isfinite, scores.values())) for scores in self.scores.values()):
+            lr = best_rate(self.scores[self.optimizer])
+            self.baseline = tried[self.optimizer][lr]
+            if self.baseline.status not in FINISHED:
+                raise _no_baseline(self.baseline)
+            self.lr = lr
+
+    def _try_recipes(self, plan: Plan, lr: float, baseline: TrialRecord) -> None:
+        starts = {name: (name, self.optimizer, each.lr or lr) for name, each in self._recipes.items()}
+        tried = self._tries("trying rates of each recipe", plan, starts)
+        best, usual = self.scores[self.optimizer][lr], baseline.cpu_seconds
+        examples = int(str(baseline.arguments["validation_examples"]))
+        for name, records in tried.items():
+            scores = {rate: _score(record) for rate, record in records.items()}
+            finished = [record for record in records.values() if record.status in FINISHED]
+            if records and not finished:
+                reason = _reason(next(iter(records.values())))
+                self.fates[name] = replace(self.fates[name], stage="misfit", reason=reason)
+            elif len(records) == TRIES:
+                rate = self._rates[name] = best_rate(scores)
+                self._ratios[name] = max(0.1, median(r.cpu_seconds for r in finished) / usual)
+                tried_out = replace(self.fates[name], stage="tried", scores=scores, lr=rate, cost=self._ratios[name])
+                self.fates[name] = replace(tried_out, reason=far_behind(scores[rate], best, examples))
+
+    def _race(self, costs: Costs, plan: Plan, lr: float) -> list[str] | None:
+        """Drop the hopeless at half of the steps, and return which recipes are confirmed; ``None`` without the time."""
+        racing = [name for name, fate in self.fates.items() if fate.stage == "tried" and not fate.reason]
+        if self._bench.over or any(fate.stage == "waiting" for fate in self.fates.values()):
+            return None
+        baseline = ScreenArm(BASELINE, self.optimizer, lr, plan.race_steps)
+        arms = {name: ScreenArm(name, self.optimizer, self._rates[name], plan.race_steps) for name in racing}
+        seeds = range(_EXPLORED + 1, _EXPLORED + 1 + RACE_SEEDS)
+        found = self._run("racing at half of the steps", [(a, s) for s in seeds for a in (baseline, *arms.values())])
+        if len(found) < RACE_SEEDS * (1 + len(arms)):
+            return None
+        gains = {
+            name: tuple(_score(found[arm, seed]) - _score(found[baseline, seed]) for seed in seeds)
+            for name, arm in arms.items()
+        }
+        lost, order = hopeless(gains), leaders(gains)
+        most = affordable(
+            costs,
+            plan,
+            seconds=self._bench.clock.left,
+            jobs=self._jobs,
+            ratios=[self._ratios[name] for name in order],
+        )
+        for name, each in gains.items():
+            behind = "others were ahead in the race, and the time does not suffice for more"
+            reason = _HOPELESS if name in lost else "" if name in order[:most] else behind
+            self.fates[name] = replace(self.fates[name], stage="raced", race=each, reason=reason)
+        return order[:most]
+
+    def _confirm(self, plan: Plan, lr: float, going: Sequence[str]) -> None:
+        rates = {BASELINE: lr, IDENTITY: lr, HALF: lr, **{name: self._rates[name] for name in going}}
+        if self._data.target is not None:
+            rates[TREES] = lr
+        arms = {name: ScreenArm(name, self.optimizer, rate, plan.steps) for name, rate in rates.items()}
+        pairs = self.confirmation = Confirmation(arms)
+
+        def tell(done: int, total: int) -> None:
+            means = {name: mean(each) if each else None for name, each in pairs.series.gains.items()}
+            self._say(f"confirming, {len(pairs.baseline)} pairs", done, total, means)
+
+        self._bench.tell = tell
+        self.records = self._bench.run(replace(self._data, judged=True), pairs.every, pairs.want)
+        pairs.want(self.records)
+
+
+_HOPELESS = "it was behind the baseline in the race, by more than two standard errors"
+
+
+def _score(record: TrialRecord) -> float:
+    """Return the validation accuracy of a trial, a hair higher the lower its loss; minus infinity of a failure."""
+    accuracy, loss = value(record, "validation_accuracy"), value(record, "validation_loss")
+    if accuracy is None or loss is None or not math.isfinite(accuracy):
+        return -math.inf
+    return accuracy - 1e-6 * min(1e3, loss if math.isfinite(loss) else 1e3)
+
+
+def _reason(record: TrialRecord) -> str:
+    lines = record.message.strip().splitlines()
+    return brief(lines[-1].removeprefix(MISFIT), 300) if lines else record.status
+
+
+def _no_baseline(record: TrialRecord) -> InputError:
+    return InputError(
+        f"the baseline cannot be trained on these data, {record.status}: {_reason(record)}; mend that and give the "
+        "same command"
+    )

@@ -1,0 +1,219 @@
+"""What came of a screen: each recipe's fate, the controls, and a conclusion in words."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, final
+
+from paperweight.bench.wording import number
+from paperweight.screens.evidence import Confirmed, evidence_interval
+from paperweight.screens.plan import Plan
+from paperweight.studies.screening import TREES
+
+__all__ = ["Controls", "Fate", "Screen", "Stage"]
+
+Stage = Literal["misfit", "waiting", "tried", "raced", "confirmed"]
+
+_IDENTITY_LEVEL = 0.99
+_HALF_LEVEL = 0.95
+
+
+@final
+@dataclass(frozen=True)
+class Fate:
+    """What became of a recipe.
+
+    Attributes:
+        name: Its name.
+        words: What it does.
+        line: The line of code that applies it.
+        slots: The slots that it fills.
+        stage: How far it came.
+        reason: Why no further, where it was not confirmed.
+        scores: Learning rate to validation accuracy, of its tries.
+        lr: The rate that was chosen; ``None`` before.
+        race: Its gains in the race, on validation examples.
+        confirmed: What its pairs say, where it was confirmed.
+        cost: Its computing time in multiples of the baseline's; ``None`` where it is not known.
+    """
+
+    name: str
+    words: str
+    line: str
+    slots: tuple[str, ...]
+    stage: Stage
+    reason: str = ""
+    scores: Mapping[float, float] | None = None
+    lr: float | None = None
+    race: tuple[float, ...] = ()
+    confirmed: Confirmed | None = None
+    cost: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict, or how far it came."""
+        if self.confirmed is not None:
+            return self.confirmed.verdict
+        return {"misfit": "does not fit", "waiting": "not reached"}.get(self.stage, "dropped")
+
+
+@final
+@dataclass(frozen=True)
+class Controls:
+    """The two controls of a screen, each with its gains over the baseline, one a pair.
+
+    Attributes:
+        identity: Of the baseline with other batches: it must not differ.
+        half: Of the baseline with half of the data: it must be worse.
+    """
+
+    identity: tuple[float | None, ...]
+    half: tuple[float | None, ...]
+
+    @property
+    def failures(self) -> list[str]:
+        """What is wrong with the screen, in sentences; empty where both controls hold."""
+        found: list[str] = []
+        identity = evidence_interval(self.identity, _IDENTITY_LEVEL)
+        if not identity.low <= 0 <= identity.high:
+            found.append(
+                "The baseline with its batches in another order differs from itself "
+                f"({number(identity.low)} to {number(identity.high)}), which happens by chance in one screen of a "
+                "hundred: do not trust the differences."
+            )
+        if not self.half_hurts:
+            found.append(
+                f"Half of the data is not shown to hurt after {len(self.half)} pair"
+                f"{'' if len(self.half) == 1 else 's'}, so that no smaller effect can be told from noise: give more "
+                "minutes, more test data, or data that are harder for this network."
+            )
+        return found
+
+    @property
+    def half_hurts(self) -> bool:
+        """Whether half of the data is shown to be worse."""
+        return evidence_interval(self.half, _HALF_LEVEL).high < 0
+
+
+@final
+@dataclass(frozen=True)
+class Screen:
+    """A screen: which of many recipes make a classifier better on these data.
+
+    Attributes:
+        data: What the data were called.
+        network: What was trained.
+        notes: What was done to the data.
+        optimizer: The baseline's optimizer.
+        lr: The baseline's learning rate; ``None`` where there was no time to choose it.
+        scores: For each optimizer of the baseline, learning rate to validation accuracy.
+        accuracies: The baseline's test accuracies on the pairs.
+        fates: What became of each recipe, the best first.
+        controls: The controls.
+        plan: Its steps; ``None`` where there was no time to plan.
+        minimal_effect: The smallest gain worth reporting.
+        minutes: The time that was given.
+        seconds: The time that it took.
+        end: Why it ended.
+        command: The command that goes on with it.
+        environment: Versions and hardware.
+    """
+
+    data: str
+    network: str
+    notes: tuple[str, ...]
+    optimizer: str
+    lr: float | None
+    scores: Mapping[str, Mapping[float, float]]
+    accuracies: tuple[float, ...]
+    fates: tuple[Fate, ...]
+    controls: Controls
+    plan: Plan | None
+    minimal_effect: float
+    minutes: float
+    seconds: float
+    end: Literal["decided", "time", "interrupted"]
+    command: str
+    environment: Mapping[str, str]
+
+    @property
+    def confirmed(self) -> list[Fate]:
+        """The recipes that were confirmed, the one with the highest gain first."""
+        return [fate for fate in self.fates if fate.confirmed is not None]
+
+    @property
+    def ranks(self) -> bool:
+        """Whether both controls hold, so that recipes may be ranked."""
+        return not self.controls.failures
+
+    @property
+    def winners(self) -> list[Fate]:
+        """The recipes that help; none where a control fails."""
+        return [fate for fate in self.confirmed if self.ranks and fate.verdict == "helps"]
+
+    def words(self) -> str:
+        """Return the conclusion in three sentences."""
+        return " ".join((self._found(), self._rest(), self._scope()))
+
+    def _found(self) -> str:
+        if not self.confirmed:
+            return f"No recipe was confirmed on {self.data}: the time was too short."
+        if not self.ranks:
+            return f"This screen of {self.data} ranks nothing, since a control failed: {self.controls.failures[0]}"
+        if not self.winners:
+            return f"Of {self._count()}, none is shown to help on {self.data}."
+        each = "; ".join(
+            f"{fate.name} by {number(fate.confirmed.gain)} in test accuracy ({number(fate.confirmed.interval.low)} to "
+            f"{number(fate.confirmed.interval.high)}) at {_cost(fate)}"
+            for fate in self.winners
+            if fate.confirmed is not None
+        )
+        helps = f"{len(self.winners)} help{'s' if len(self.winners) == 1 else ''}"
+        return f"Of {self._count()}, {helps} on {self.data}: {each}."
+
+    def _count(self) -> str:
+        looked = [fate for fate in self.fates if fate.stage != "misfit" and fate.name != TREES]
+        return f"{len(looked)} recipe{'' if len(looked) == 1 else 's'}"
+
+    def _rest(self) -> str:
+        counted = {
+            "shown to hurt": sum(fate.verdict == "hurts" for fate in self.confirmed),
+            f"without an effect of {number(self.minimal_effect)}": sum(
+                fate.verdict == "no effect" for fate in self.confirmed
+            ),
+            "undecided": sum(fate.verdict == "inconclusive" for fate in self.confirmed),
+            "dropped in the race, of which nothing is shown": sum(fate.verdict == "dropped" for fate in self.fates),
+            "that did not fit": sum(fate.stage == "misfit" for fate in self.fates),
+            "not reached": sum(fate.stage == "waiting" for fate in self.fates),
+        }
+        parts = [f"{count} {what}" for what, count in counted.items() if count]
+        return f"The others: {', '.join(parts)}." if parts else "There were no others."
+
+    def _scope(self) -> str:
+        steps = "" if self.plan is None else f" trained for {self.plan.steps} updates"
+        return (
+            f"This holds for {self.network}{steps} on these data, with as many learning rates tried for each; "
+            "of the verdicts one in twenty is expected to be wrong at most."
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return all of it as plain values for JSON; a number that is not finite is ``None``."""
+        plain = asdict(self) | {"ranks": self.ranks, "failures": self.controls.failures, "words": self.words()}
+        plain["fates"] = [
+            each | {"verdict": fate.verdict} for each, fate in zip(plain["fates"], self.fates, strict=True)
+        ]
+        return _finite(plain)
+
+
+def _cost(fate: Fate) -> str:
+    return "an unknown cost" if fate.cost is None else f"{number(fate.cost)} times the computing time"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

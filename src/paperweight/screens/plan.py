@@ -1,0 +1,134 @@
+"""How a screen spends its time: from what a step costs here to the number of steps and of recipes."""
+
+from dataclasses import dataclass
+from typing import final
+
+__all__ = ["PAIRS", "TRIES", "Costs", "Plan", "affordable", "planned"]
+
+TRIES = 5
+"""Learning rates that are tried of each optimizer and of each recipe."""
+
+PAIRS = 12
+"""Pairs that the time has to suffice for, of each recipe that is confirmed."""
+
+RACE_SEEDS = 2
+
+_FEWEST_STEPS = 60
+_MOST_PASSES = 100
+_STRIDE = 20  # a multiple of it lets what works in cycles of 5, 10 or 20 steps end with one
+_MOST_CONFIRMED = 8
+_CONTROLS = 2
+_USABLE = 0.92  # of the time: the rest goes by while the last trials of a stage run alone
+
+
+@final
+@dataclass(frozen=True)
+class Costs:
+    """What a trial of the baseline takes, while as many run at once as will.
+
+    Args:
+        step: Seconds of a step.
+        fixed: Seconds beside the steps: drawing the data, and evaluation.
+    """
+
+    step: float
+    fixed: float
+
+    def trial(self, steps: int, ratio: float = 1.0) -> float:
+        """Return the seconds of a trial.
+
+        Args:
+            steps: Number of steps.
+            ratio: What the recipe takes in multiples of the baseline.
+
+        Example:
+            >>> Costs(step=0.01, fixed=0.5).trial(100)
+            1.5
+        """
+        return self.fixed + self.step * steps * ratio
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """Numbers of steps and seeds of each stage.
+
+    Attributes:
+        steps: Updates of a full training.
+        tries: Rates that are tried of each, at ``try_steps`` updates.
+        try_steps: Updates of a try.
+        race_steps: Updates of the race, on ``RACE_SEEDS`` seeds.
+    """
+
+    steps: int
+    tries: int
+    try_steps: int
+    race_steps: int
+
+
+def _seconds(plan: Plan, costs: Costs, recipes: int, confirmed: int, ratio: float) -> float:
+    """Return the seconds of one core that a plan takes."""
+    tries = plan.tries * (2 * costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
+    race = RACE_SEEDS * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
+    pair = (1 + _CONTROLS) * costs.trial(plan.steps) + confirmed * costs.trial(plan.steps, ratio)
+    return tries + race + PAIRS * pair
+
+
+def _of_steps(steps: int, recipes: int) -> Plan:
+    def share(parts: int) -> int:
+        return max(_STRIDE, steps // parts // _STRIDE * _STRIDE)
+
+    return Plan(steps=steps, tries=TRIES, try_steps=share(4 if recipes <= 12 else 8), race_steps=share(2))
+
+
+def planned(costs: Costs, *, seconds: float, jobs: int, recipes: int, examples: int, batch_size: int) -> Plan:
+    """Return the plan with the longest full training for which the time suffices.
+
+    Args:
+        costs: What a trial of the baseline takes.
+        seconds: The time that is left.
+        jobs: Trials at once.
+        recipes: Recipes to look at.
+        examples: Training examples.
+        batch_size: Examples a step.
+
+    Returns:
+        The plan; with the shortest training that makes sense where the time is too short for it, and no more than a
+        hundred passes over the data.
+
+    Example:
+        >>> plan = planned(Costs(0.005, 0.3), seconds=570, jobs=2, recipes=7, examples=10_000, batch_size=64)
+        >>> plan.steps, plan.try_steps, plan.race_steps
+        (1040, 260, 520)
+    """
+    most = max(_FEWEST_STEPS, _MOST_PASSES * max(1, examples // batch_size)) // _STRIDE
+    confirmed = min(recipes, _MOST_CONFIRMED)
+    fitting = _FEWEST_STEPS // _STRIDE
+    for count in range(fitting, most + 1):
+        plan = _of_steps(count * _STRIDE, recipes)
+        if _seconds(plan, costs, recipes, confirmed, ratio=1.5) > _USABLE * seconds * jobs:
+            break
+        fitting = count
+    return _of_steps(fitting * _STRIDE, recipes)
+
+
+def affordable(costs: Costs, plan: Plan, *, seconds: float, jobs: int, ratios: list[float]) -> int:
+    """Return of how many recipes, in their order, there will be enough pairs in the time that is left.
+
+    Args:
+        costs: What a trial of the baseline takes.
+        plan: The plan.
+        seconds: The time that is left.
+        jobs: Trials at once.
+        ratios: What each recipe takes in multiples of the baseline.
+
+    Returns:
+        At most eight, and at least one where there is a recipe.
+    """
+    for count in range(min(len(ratios), _MOST_CONFIRMED), 1, -1):
+        pair = (1 + _CONTROLS) * costs.trial(plan.steps) + sum(
+            costs.trial(plan.steps, ratio) for ratio in ratios[:count]
+        )
+        if PAIRS * pair <= seconds * jobs:
+            return count
+    return min(len(ratios), 1)

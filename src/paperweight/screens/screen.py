@@ -1,0 +1,268 @@
+"""The screen: which published methods help on a person's data, in the minutes that they give."""
+
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Literal, final
+
+from paperweight.bench.engine import LocalEngine, default_jobs
+from paperweight.bench.ledger import Ledger
+from paperweight.bench.trial import FINISHED, TrialSpec
+from paperweight.catalogue import FIELDS, entries, nearest, object_hash
+from paperweight.data import source_hash
+from paperweight.errors import InputError
+from paperweight.files import expanded
+from paperweight.processes import GuardedProcess
+from paperweight.screens.asking import Bench, Clock
+from paperweight.screens.confirmation import Confirmation
+from paperweight.screens.course import Course, Progress
+from paperweight.screens.evidence import confirm
+from paperweight.screens.outcome import Controls, Fate, Screen, Stage
+from paperweight.screens.plan import Costs, Plan
+from paperweight.studies import ACCURACY, Recipe
+from paperweight.studies.screening import BASELINE, TREES, ScreenData, find_recipe
+
+__all__ = ["screen"]
+
+_SHORTEST = 0.25
+_LONGEST = 7 * 24 * 60.0
+_RESERVE = 2.0
+_TRAIN, _VALIDATION, _TEST, _BATCH = 10_000, 3_000, 7_000, 64
+
+
+def screen(
+    data: str | Path,
+    *,
+    target: str | None = None,
+    network: str | None = None,
+    minutes: float = 10.0,
+    fields: Sequence[str] | None = None,
+    recipes: Sequence[str] = (),
+    jobs: int | None = None,
+    out: str | Path = "screens",
+    ledger: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    worker: GuardedProcess | None = None,
+    started: float | None = None,
+) -> Screen:
+    """Look at every recipe that fits, on a person's data, and confirm those that look best on fresh pairs.
+
+    The baseline is tuned first; each recipe has as many tries of its learning rate. A race at a part of the steps, by
+    validation examples, drops the hopeless. Those that are left are trained at full length on seeds that no decision
+    has looked at, pair by pair with the baseline, until each has a verdict or the time is over. Finished trials are
+    kept, so that the same call goes on where one was stopped.
+
+    Args:
+        data: Images or a table, as ``paperweight weigh`` takes them; a table where its name ends in ``.csv``, or a
+            ``target`` is given.
+        target: The column of a table to predict, a class; the last one where left out.
+        network: The person's network as ``package.module:factory``; a LeNet, or of tables a perceptron with two hidden
+            layers and batch normalization, where left out.
+        minutes: The time, from 0.25 minutes to a week.
+        fields: Fields whose recipes are looked at; all where left out.
+        recipes: Recipes of the person's own, each as ``package.module:recipe``.
+        jobs: Trials at once; the number of cores where left out.
+        out: The folder in which trials and plan are kept.
+        ledger: Where trials are kept in place of ``ledger.sqlite`` there: a path, or the URL of a database.
+        progress: Called after every trial.
+        worker: What ``paperweight.processes.start_worker`` returned before torch was imported; whoever started it
+            closes it.
+        started: When the time began, by ``time.monotonic``; now where left out.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        InputError: If an argument, the data, the network or a recipe cannot be used, or no trial of the baseline
+            finished.
+
+    Example:
+        >>> screen("digits", minutes=0)
+        Traceback (most recent call last):
+        ...
+        paperweight.errors.InputError: minutes must be from 0.25 to 10080, got 0; 10 are usual
+    """
+    if not _SHORTEST <= minutes <= _LONGEST:
+        raise InputError(f"minutes must be from {_SHORTEST:g} to {_LONGEST:g}, got {minutes:g}; 10 are usual")
+    chosen = _chosen(fields, recipes)
+    if network is not None:
+        object_hash(network, "network")
+    is_table = target is not None or str(data).lower().endswith(".csv")
+    shared = ScreenData(
+        train=_TRAIN,
+        validation=_VALIDATION,
+        test=_TEST,
+        batch_size=_BATCH,
+        target=(target or "") if is_table else None,
+    )
+    count = jobs if jobs is not None else default_jobs("cpu")
+    clock = Clock(60 * minutes - _RESERVE, started)
+    engine = LocalEngine(jobs=count, time_limit=max(20.0, 6 * minutes), worker=worker)
+    folder = expanded(out)
+    spec = TrialSpec(
+        study="",
+        arm="",
+        seed=0,
+        budget="desk",
+        data=str(data),
+        data_hash=source_hash(data),
+        network=network,
+    )
+    kept = _Kept(folder / f"{_key(spec, shared, minutes, list(chosen), count)}.plan.json")
+    clock.seconds -= kept.spent
+    with Ledger(str(ledger or folder / "ledger.sqlite")) as book, engine:
+        bench = Bench(book, engine, spec, clock)
+        course = Course(bench, shared, chosen, jobs=count, planned=kept.planned, tell=progress)
+        try:
+            course.go(keep=kept.write)
+        finally:
+            kept.write(course.planned, kept.spent + clock.spent)
+    return _outcome(
+        course,
+        data=Path(data).name,
+        network=network or ("a perceptron with two hidden layers" if is_table else "a LeNet"),
+        minutes=minutes,
+        seconds=kept.spent,
+        end="interrupted" if bench.interrupted else "decided" if course.decided else "time",
+        command=_command(data, target, network, minutes, fields, recipes, out),
+    )
+
+
+def _outcome(
+    course: Course,
+    *,
+    data: str,
+    network: str,
+    minutes: float,
+    seconds: float,
+    end: Literal["decided", "time", "interrupted"],
+    command: str,
+) -> Screen:
+    """Return what a course has found."""
+    pairs, fates = course.confirmation, dict(course.fates)
+    if pairs is not None:
+        found = confirm(pairs.series.gains, ACCURACY.minimal_effect)
+        if TREES in found:
+            words = "scikit-learn's HistGradientBoosting, as it comes, in place of the network"
+            line = "HistGradientBoostingClassifier().fit(features, labels)"
+            fates[TREES] = Fate(TREES, words, line, (), "confirmed")
+        for name, each in found.items():
+            if each.gains:
+                fates[name] = replace(
+                    fates[name], stage="confirmed", confirmed=each, cost=_cost(course, pairs, name), reason=""
+                )
+    return Screen(
+        data=data,
+        network=network,
+        notes=() if course.baseline is None else tuple(dict.fromkeys(course.baseline.message.splitlines())),
+        optimizer=course.optimizer,
+        lr=course.lr,
+        scores=course.scores,
+        accuracies=() if pairs is None else tuple(each for each in pairs.baseline if each is not None),
+        fates=tuple(sorted(fates.values(), key=_place)),
+        controls=Controls((), ()) if pairs is None else pairs.controls,
+        plan=None if course.planned is None else course.planned[1],
+        minimal_effect=ACCURACY.minimal_effect,
+        minutes=minutes,
+        seconds=seconds,
+        end=end,
+        command=command,
+        environment={} if course.baseline is None else course.baseline.environment,
+    )
+
+
+def _place(fate: Fate) -> tuple[int, float]:
+    """Return what fates are ordered by: confirmed ones first, then by gain."""
+    stages: tuple[Stage, ...] = ("confirmed", "raced", "tried", "waiting", "misfit")
+    gains = [0.0]
+    if fate.confirmed is not None and math.isfinite(fate.confirmed.gain):
+        gains = [fate.confirmed.gain]
+    elif fate.race:
+        gains = [sum(fate.race) / len(fate.race)]
+    return stages.index(fate.stage), -gains[0]
+
+
+def _cost(course: Course, pairs: Confirmation, name: str) -> float | None:
+    """Return the computing time of a recipe's full trainings in multiples of the baseline's, the median over pairs."""
+    ratios: list[float] = []
+    for seed in range(len(pairs.series.gains[name])):
+        one, other = (course.records.get((pairs.arms[each], seed)) for each in (BASELINE, name))
+        if one is not None and other is not None and one.cpu_seconds > 0 and other.status in FINISHED:
+            ratios.append(other.cpu_seconds / one.cpu_seconds)
+    return median(ratios) if ratios else None
+
+
+def _chosen(fields: Sequence[str] | None, own: Sequence[str]) -> dict[str, Recipe]:
+    """Return the recipes by name, a person's own last."""
+    for field in fields or ():
+        if field not in FIELDS:
+            raise InputError(f"field {field!r} does not exist; {nearest(field, list(FIELDS))}")
+    stems = [entry.stem for entry in entries() if (fields is None or entry.field in fields) and entry.has_recipe]
+    found = {name: find_recipe(name) for name in (*stems, *own)}
+    if not found:
+        raise InputError(f"no paper of {', '.join(fields or ())} has a recipe; leave field out, or name one by with")
+    return found
+
+
+def _key(spec: TrialSpec, shared: ScreenData, minutes: float, names: Sequence[str], jobs: int) -> str:
+    """Return the name under which the plan of the same call is found again."""
+    parts = [spec.data_hash, spec.network, shared.study(), minutes, list(names), jobs]
+    return f"screen-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
+
+
+def _command(
+    data: str | Path,
+    target: str | None,
+    network: str | None,
+    minutes: float,
+    fields: Sequence[str] | None,
+    recipes: Sequence[str],
+    out: str | Path,
+) -> str:
+    words = ["paperweight", "screen", "--data", str(data)]
+    for name, value in (("target", target), ("network", network)):
+        words += [] if value is None else [f"--{name}", value]
+    words += ["--minutes", f"{minutes:g}"]
+    for name, values in (("field", fields or ()), ("with", recipes)):
+        for value in values:
+            words += [f"--{name}", value]
+    return shlex.join(words if str(out) == "screens" else [*words, "--out", str(out)])
+
+
+@final
+@dataclass
+class _Kept:
+    """The plan of a screen and the time that was spent on it, kept in a file, so that the same call goes on."""
+
+    path: Path
+    planned: tuple[Costs, Plan] | None = None
+    spent: float = 0.0
+
+    def __post_init__(self) -> None:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            self.planned = Costs(**found["costs"]), Plan(**found["plan"])
+            self.spent = float(found["spent"])
+        except (OSError, ValueError, TypeError, KeyError):
+            self.planned, self.spent = None, 0.0
+
+    def write(self, planned: tuple[Costs, Plan] | None, spent: float | None = None) -> None:
+        """Keep costs and plan, and the time that was spent."""
+        self.spent = self.spent if spent is None else spent
+        if planned is None:
+            return
+        costs, plan = planned
+        text = json.dumps({"costs": asdict(costs), "plan": asdict(plan), "spent": self.spent})
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.path)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} cannot be written ({error.strerror or error}); choose another --out"
+            ) from error

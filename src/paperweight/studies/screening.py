@@ -1,0 +1,260 @@
+"""The study that a screen of recipes runs: one classifier trained by one recipe, at one rate, for so many updates.
+
+A screen looks at many recipes on a person's data. What all its trials share is in the name of the study, and what one
+trial does differently in the name of its arm, so that a worker finds both again by their names.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import final
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from paperweight.catalogue import entries, load_named
+from paperweight.data import LabelledImages
+from paperweight.errors import InputError
+from paperweight.loops import Evaluation, evaluate_classifier
+from paperweight.nets import LeNet, NormalisedMLP
+from paperweight.studies._boosting import boosted_trees
+from paperweight.studies._classification import Classification, classification
+from paperweight.studies._declaration import Arm, Metric, Outcome, Study
+from paperweight.studies._metrics import ACCURACY, TEST_LOSS
+from paperweight.studies._recipe import Recipe, train_by
+from paperweight.studies._setting import Setting
+
+__all__ = [
+    "BASELINE",
+    "HALF",
+    "IDENTITY",
+    "OPTIMIZERS",
+    "PREFIX",
+    "TREES",
+    "ScreenArm",
+    "ScreenData",
+    "find_recipe",
+    "screening",
+]
+
+BASELINE = "baseline"
+IDENTITY = "identity"
+HALF = "half_of_the_data"
+TREES = "gradient_boosting"
+
+PREFIX = "screening:"
+
+
+def _sgd(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
+    return SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4)
+
+
+def _adamw(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
+    return AdamW(parameters, lr=lr, weight_decay=0.01)
+
+
+OPTIMIZERS = {"sgd": (_sgd, 0.03), "adamw": (_adamw, 0.003)}
+"""The optimizers among which the baseline is chosen, with the rate from which the tries of each start."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ScreenData:
+    """What all trials of a part of a screen share.
+
+    Args:
+        train: Number of training examples.
+        validation: Number of validation examples.
+        test: Number of test examples.
+        batch_size: Examples a batch.
+        target: Column to predict, where the data are a table: the last one where it is empty; ``None`` for images.
+        judged: Whether test examples are looked at.
+    """
+
+    train: int
+    validation: int
+    test: int
+    batch_size: int
+    target: str | None = None
+    judged: bool = False
+
+    def study(self) -> str:
+        """Return the name of the study."""
+        return PREFIX + json.dumps(asdict(self), sort_keys=True)
+
+
+@final
+@dataclass(frozen=True)
+class ScreenArm:
+    """What one trial of a screen trains.
+
+    Args:
+        recipe: Name of the recipe, of a control, or of the baseline.
+        optimizer: Name of the baseline's optimizer.
+        lr: The learning rate.
+        steps: Number of updates.
+
+    Example:
+        >>> arm = ScreenArm("lookahead", "sgd", 0.03, 400)
+        >>> arm.name
+        'lookahead on sgd, lr 0.03, 400 steps'
+        >>> ScreenArm.named(arm.name) == arm
+        True
+    """
+
+    recipe: str
+    optimizer: str
+    lr: float
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """The name by which a worker finds it."""
+        return f"{self.recipe} on {self.optimizer}, lr {self.lr!r}, {self.steps} steps"
+
+    @classmethod
+    def named(cls, name: str) -> "ScreenArm":
+        """Return what has a name.
+
+        Raises:
+            KeyError: If nothing has it.
+        """
+        try:
+            what, lr, steps = name.rsplit(", ", 2)
+            recipe, optimizer = what.rsplit(" on ", 1)
+            return cls(recipe, optimizer, float(lr.removeprefix("lr ")), int(steps.removesuffix(" steps")))
+        except ValueError as error:
+            raise KeyError(name) from error
+
+
+@final
+class _Arms(Mapping[str, Arm[ScreenArm]]):
+    """Every arm that a screen can have, by its name; those that are gone through are the controls."""
+
+    def __getitem__(self, name: str) -> Arm[ScreenArm]:
+        return Arm(name, ScreenArm.named(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((BASELINE, IDENTITY, HALF))
+
+    def __len__(self) -> int:
+        return 3
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return a recipe by the stem of its paper, or as ``package.module:name``.
+
+    Raises:
+        InputError: If there is none, or what has the name is no recipe.
+
+    Example:
+        >>> find_recipe("lookahead").slots
+        ('optimizer',)
+    """
+    if ":" in name:
+        found = load_named(name, "with")
+    else:
+        entry = next((entry for entry in entries() if entry.stem == name), None)
+        study = f"paperweight.studies.{entry.field}.{entry.stem}" if entry and entry.study_path.is_file() else ""
+        found = getattr(import_module(study), "RECIPE", None) if study else None
+    if not isinstance(found, Recipe):
+        what = "it is " + type(found).__name__ if ":" in name else "no paper of that name has one"
+        raise InputError(f"{name} must be a recipe, a paperweight.studies.Recipe; {what}")
+    return found
+
+
+def screening(name: str) -> tuple[Study, partial[Outcome], Path]:
+    """Return the declaration, the function and the file of the study that has the name of a `ScreenData`.
+
+    Raises:
+        InputError: If nothing has this name.
+    """
+    try:
+        data = ScreenData(**json.loads(name.removeprefix(PREFIX)))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"there is no screen called {name!r}; paperweight screen --data PATH runs one") from error
+    validation = {
+        "validation_accuracy": Metric.higher("validation accuracy", 0.01),
+        "validation_loss": Metric.lower("validation loss", 0.02, "nats"),
+    }
+    test = {"accuracy": ACCURACY, "test_loss": TEST_LOSS}
+    study = Study(
+        paper="screening",
+        question="Which of many recipes make a classifier better on these data?",
+        claim="A recipe raises the accuracy of the tuned baseline.",
+        arms=_Arms(),
+        metrics={**test, **validation} if data.judged else validation,
+        headline="accuracy" if data.judged else "validation_accuracy",
+        tuned="the learning rate, the same number of tries for each recipe, on validation examples",
+        limits="One network, one number of updates, and these data.",
+    )
+    return study, partial(_run, data), Path(__file__)
+
+
+def _run(data: ScreenData, arm: Arm[ScreenArm], setting: Setting) -> Outcome:
+    plan = arm.make
+    task, network = _task(data, setting)
+    model = task.network(network)
+    if plan.recipe == TREES:
+        return _outcome(data, task, boosted_trees(task.data, setting.stream("method")), {}, {})
+    if plan.recipe == HALF:
+        task = replace(task, data=replace(task.data, train=_first_half(task.train)))
+    trained = train_by(
+        None if plan.recipe in (BASELINE, IDENTITY, HALF) else find_recipe(plan.recipe),
+        task,
+        model,
+        OPTIMIZERS[plan.optimizer][0],
+        lr=plan.lr,
+        steps=plan.steps,
+        batch_size=data.batch_size,
+        generator=setting.generator("method" if plan.recipe == IDENTITY else "batches"),
+    )
+
+    def evaluate(part: LabelledImages) -> Evaluation:
+        return evaluate_classifier(trained.model, part.images, part.labels)
+
+    made = {"optimizer": trained.optimizer, **trained.made}
+    return _outcome(data, task, evaluate, made, {"lr": plan.lr, **trained.arguments})
+
+
+def _first_half(part: LabelledImages) -> LabelledImages:
+    """Return the first half of examples that are in random order."""
+    half = max(1, len(part) // 2)
+    return LabelledImages(part.images[:half], part.labels[:half])
+
+
+def _task(data: ScreenData, setting: Setting) -> tuple[Classification, Callable[..., nn.Module]]:
+    """Return the data, inputs with mean 0 and standard deviation 1, and the default network for such data."""
+    sizes = (data.train, data.validation, data.test)
+    if data.target is None:
+        return classification(setting, smoke=sizes, desk=sizes, gpu=sizes), LeNet
+    table = setting.table(target=data.target or None, train=data.train, validation=data.validation, test=data.test)
+    return Classification(setting, table), partial(NormalisedMLP, hidden=(128, 64))
+
+
+def _outcome(
+    data: ScreenData,
+    task: Classification,
+    evaluate: Callable[[LabelledImages], Evaluation],
+    made: Mapping[str, object],
+    arguments: Mapping[str, object],
+) -> Outcome:
+    on_validation = evaluate(task.data.validation)
+    metrics = {"validation_accuracy": on_validation.accuracy, "validation_loss": on_validation.loss}
+    on_test = evaluate(task.data.test) if data.judged else None
+    if on_test is not None:
+        metrics |= {"accuracy": on_test.accuracy, "test_loss": on_test.loss}
+    return Outcome(
+        metrics=metrics,
+        made=made,
+        arguments={
+            **arguments,
+            "training_examples": len(task.train),
+            "validation_examples": len(task.data.validation),
+            "test_examples": len(task.data.test),
+            "loading_seconds": task.setting.unbilled_wall,
+        },
+    )
