@@ -1,4 +1,4 @@
-"""The command line: ``paperweight list``, ``show``, ``weigh``, ``board``, ``check``, ``plant`` and ``audit``.
+"""The command line: ``paperweight list``, ``show``, ``screen``, ``weigh``, ``board``, ``check``, ``plant``, ``audit``.
 
 Listing and help import no torch. A command returns 1 where its answer is an alarm or a broken law; every other exit
 status is given here.
@@ -25,6 +25,7 @@ from paperweight.cli.interruption import Stopped, interruptible
 from paperweight.cli.papers import list_papers, show
 from paperweight.cli.planting import plant
 from paperweight.cli.printing import open_streams, printed, say
+from paperweight.cli.screening import screen
 from paperweight.cli.weighing import weigh
 from paperweight.errors import InputError
 from paperweight.processes import current_folder_last
@@ -46,7 +47,7 @@ _app = App(
     result_action="return_value",
 )
 _app.command(list_papers, name="list")
-for _command in (show, weigh, board, check, plant, audit):
+for _command in (show, screen, weigh, board, check, plant, audit):
     _app.command(_command)
 
 

@@ -1,4 +1,4 @@
-"""Reports: one self-contained page for a weighing or an audit, nothing fetched, everything escaped.
+"""Reports: one self-contained page for a weighing, a screen or an audit, nothing fetched, everything escaped.
 
 The names below are imported when they are first used, so that importing this package costs nothing.
 """
@@ -9,26 +9,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from paperweight.reports.erasure import render_erasure, write_erasure_report
     from paperweight.reports.memorization import render_memorization, write_memorization_report
+    from paperweight.reports.screening import render_screen, write_screen_report
     from paperweight.reports.weighing import render_report, render_summary, write_report
 
 __all__ = [
     "render_erasure",
     "render_memorization",
     "render_report",
+    "render_screen",
     "render_summary",
     "write_erasure_report",
     "write_memorization_report",
     "write_report",
+    "write_screen_report",
 ]
 
 _HOMES = {
     "render_erasure": "erasure",
     "render_memorization": "memorization",
     "render_report": "weighing",
+    "render_screen": "screening",
     "render_summary": "weighing",
     "write_erasure_report": "erasure",
     "write_memorization_report": "memorization",
     "write_report": "weighing",
+    "write_screen_report": "screening",
 }
 
 

@@ -18,12 +18,27 @@ from matplotlib.figure import Figure
 
 from paperweight.texts import brief, visible
 
-__all__ = ["GRID", "INK", "MUTED", "STYLE", "Look", "colour", "drawable", "look", "new_figure", "svg", "title"]
+__all__ = [
+    "GRID",
+    "INK",
+    "MUTED",
+    "STYLE",
+    "VERDICTS",
+    "Look",
+    "colour",
+    "drawable",
+    "look",
+    "new_figure",
+    "svg",
+    "title",
+]
 
 _COLOURS = 12
 _LARGEST = 1e100
 
 INK, MUTED, GRID = "#000001", "#000002", "#000003"
+VERDICTS = {"helps": "#000004", "hurts": "#000005", "no effect": "#000006", "inconclusive": "#000007"}
+"""The stand-in for the colour of each verdict."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -99,6 +114,8 @@ def svg(figure: Figure, description: str, salt: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "var(--ink)").replace(MUTED, "var(--muted)").replace(GRID, "var(--line)")
+    for verdict, tone in VERDICTS.items():
+        text = text.replace(tone, f"var(--{verdict.replace(' ', '')})")
     text = re.sub(r"#0000a([0-9ab])", lambda match: f"var(--arm{int(match[1], 16)})", text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

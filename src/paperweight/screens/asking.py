@@ -73,7 +73,7 @@ class Bench:
         return self.interrupted or self.clock.left <= 0
 
     def run(self, data: ScreenData, every: Sequence[Asked], want: Want | None = None) -> dict[Asked, TrialRecord]:
-        """Run trials and return the records of those that were wanted and had time; an interruption ends it early.
+        """Run trials and return the records of those that were wanted and had time, or that are there from before.
 
         Args:
             data: What they share.
@@ -92,7 +92,9 @@ class Bench:
             self.tell(sum(asked in latest for asked in plan), len(plan))
             return [specs[asked] for asked in plan]
 
-        if every and not self.over:
+        if self.over:
+            wanted(self.ledger.find(list(specs.values())))
+        elif every:
             try:
                 complete(
                     self.ledger,

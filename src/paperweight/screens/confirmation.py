@@ -1,6 +1,6 @@
 """Confirmation: full trainings on pairs that no decision has looked at, until each recipe is settled."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 from paperweight.bench.conclusion import gain
@@ -22,7 +22,9 @@ class Confirmation:
     """The pairs of a screen.
 
     Args:
-        arms: Name to arm: of the baseline, the two controls, and the recipes that are confirmed.
+        arms: Name to arm: of the baseline, the two controls, and all recipes.
+        first: The recipes that are confirmed first.
+        then: Those that are confirmed once these are settled, in the time that is left.
 
     Attributes:
         arms: The same.
@@ -30,10 +32,9 @@ class Confirmation:
         baseline: Test accuracies of the baseline, one a pair; ``None`` where a trial failed.
     """
 
-    def __init__(self, arms: Mapping[str, ScreenArm]) -> None:
+    def __init__(self, arms: Mapping[str, ScreenArm], first: Sequence[str], then: Sequence[str]) -> None:
         self.arms = arms
-        recipes = [name for name in arms if name not in (BASELINE, IDENTITY, HALF)]
-        self.series = Series(recipes, ACCURACY.minimal_effect)
+        self.series = Series(first, then, ACCURACY.minimal_effect)
         self.baseline: list[float | None] = []
         self._identity: list[float | None] = []
         self._half: list[float | None] = []

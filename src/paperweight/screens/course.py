@@ -176,21 +176,20 @@ class Course:
             starts: Name to recipe, the baseline's optimizer, and the rate from which its tries start.
         """
         tried: dict[str, dict[float, TrialRecord]] = {name: {} for name in starts}
-        while not self._bench.over:
+        while True:
             every: dict[Asked, str] = {}
             for name, (recipe, optimizer, start) in starts.items():
                 scores = {rate: _score(record) for rate, record in tried[name].items()}
-                if scores and not any(map(math.isfinite, scores.values())):
+                if _none_works(scores):
                     continue
                 for rate in next_rates(scores, start)[: TRIES - len(scores)]:
                     every[ScreenArm(recipe, optimizer, rate, plan.try_steps), _EXPLORED] = name
             fresh = {asked: name for asked, name in every.items() if asked[0].lr not in tried[name]}
             found = self._run(stage, list(fresh))
-            if not found:
-                break
             for asked, record in found.items():
                 tried[fresh[asked]][asked[0].lr] = record
-        return tried
+            if not fresh or len(found) < len(fresh):
+                return tried
 
     def _choose_baseline(self, plan: Plan) -> None:
         starts = {name: (BASELINE, name, start) for name, (_, start) in OPTIMIZERS.items()}
@@ -198,7 +197,7 @@ class Course:
         self.scores = {name: {lr: _score(each) for lr, each in found.items()} for name, found in tried.items()}
         best = {name: max(scores.values(), default=-math.inf) for name, scores in self.scores.items()}
         self.optimizer = max(best, key=lambda name: best[name])
-        if all(len(scores) == TRIES or not any(map(math.isfinite, scores.values())) for scores in self.scores.values()):
+        if all(len(scores) == TRIES or _none_works(scores) for scores in self.scores.values()):
             lr = best_rate(self.scores[self.optimizer])
             self.baseline = tried[self.optimizer][lr]
             if self.baseline.status not in FINISHED:
@@ -225,7 +224,7 @@ class Course:
     def _race(self, costs: Costs, plan: Plan, lr: float) -> list[str] | None:
         """Drop the hopeless at half of the steps, and return which recipes are confirmed; ``None`` without the time."""
         racing = [name for name, fate in self.fates.items() if fate.stage == "tried" and not fate.reason]
-        if self._bench.over or any(fate.stage == "waiting" for fate in self.fates.values()):
+        if any(fate.stage == "waiting" for fate in self.fates.values()):
             return None
         baseline = ScreenArm(BASELINE, self.optimizer, lr, plan.race_steps)
         arms = {name: ScreenArm(name, self.optimizer, self._rates[name], plan.race_steps) for name in racing}
@@ -252,14 +251,15 @@ class Course:
         return order[:most]
 
     def _confirm(self, plan: Plan, lr: float, going: Sequence[str]) -> None:
-        rates = {BASELINE: lr, IDENTITY: lr, HALF: lr, **{name: self._rates[name] for name in going}}
-        if self._data.target is not None:
-            rates[TREES] = lr
+        first = [*going, TREES] if self._data.target is not None else list(going)
+        then = [name for name in self._rates if name not in going]
+        rates = {BASELINE: lr, IDENTITY: lr, HALF: lr, **dict.fromkeys(first, lr), **self._rates}
         arms = {name: ScreenArm(name, self.optimizer, rate, plan.steps) for name, rate in rates.items()}
-        pairs = self.confirmation = Confirmation(arms)
+        pairs = self.confirmation = Confirmation(arms, first, then)
 
         def tell(done: int, total: int) -> None:
-            means = {name: mean(each) if each else None for name, each in pairs.series.gains.items()}
+            gains = pairs.series.gains
+            means = {name: mean(gains[name]) if gains[name] else None for name in pairs.series.open}
             self._say(f"confirming, {len(pairs.baseline)} pairs", done, total, means)
 
         self._bench.tell = tell
@@ -268,6 +268,10 @@ class Course:
 
 
 _HOPELESS = "it was behind the baseline in the race, by more than two standard errors"
+
+
+def _none_works(scores: Mapping[float, float]) -> bool:
+    return bool(scores) and not any(map(math.isfinite, scores.values()))
 
 
 def _score(record: TrialRecord) -> float:

@@ -5,7 +5,8 @@ Recipes are confirmed on pairs that no decision has looked at. The evidence for 
 e-values (R. Wang, A. Ramdas, "False discovery rate control with e-values", JRSS B, 2022) holds, whatever the
 dependence of recipes that share a baseline: of all verdicts "helps" or "hurts", one in twenty is wrong in expectation
 at most. Intervals are at the level that this rule leaves (Z. Xu, R. Wang, A. Ramdas, "Post-selection inference for
-e-value based confidence intervals", EJS, 2024): of those with a verdict, one in twenty misses at most.
+e-value based confidence intervals", EJS, 2024): of those with a verdict, one in twenty misses at most. The recipes that
+are confirmed first share four fifths of that twentieth, those that are only looked at afterwards the rest.
 """
 
 import math
@@ -18,12 +19,13 @@ import numpy as np
 from paperweight.bench.anytime import log_evidence
 from paperweight.bench.statistics import Interval, Verdict, mean
 
-__all__ = ["FALSE", "Confirmed", "Series", "confirm", "evidence_interval"]
+__all__ = ["FALSE", "Confirmed", "Series", "confirm", "effects", "evidence_interval", "shares"]
 
 FALSE = 0.05
 """Share of the verdicts "helps" and "hurts" that is wrong, in expectation at most."""
 
-_DOUBLINGS = 60
+_FIRST = 0.8
+_HALVINGS = 50
 _REACH = 64.0
 
 
@@ -76,7 +78,7 @@ def evidence_interval(gains: Sequence[float | None], level: float) -> Interval:
             return -math.inf
         if _evidence(gains, sign, high) >= wanted:
             return math.inf
-        for _ in range(_DOUBLINGS):
+        for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (middle, high) if _evidence(gains, sign, middle) >= wanted else (low, middle)
         return low
@@ -84,26 +86,58 @@ def evidence_interval(gains: Sequence[float | None], level: float) -> Interval:
     return Interval(lowest(1.0), 0.0 - lowest(-1.0), level)
 
 
-def _level(recipes: int, found: int) -> float:
-    return 1 - FALSE * max(1, found) / recipes
+def shares(first: Sequence[str], then: Sequence[str] = ()) -> dict[str, float]:
+    """Return which share of the wrong verdicts that are allowed falls to each recipe; they add up to 1.
+
+    Args:
+        first: The recipes that are confirmed first.
+        then: Those that are confirmed once these are settled.
+
+    Example:
+        >>> {name: round(share, 3) for name, share in shares(["a", "b"], ["c"]).items()}
+        {'a': 0.4, 'b': 0.4, 'c': 0.2}
+    """
+    if not first or not then:
+        return {name: 1 / len(names) for names in (first, then) for name in names}
+    return {name: _FIRST / len(first) for name in first} | {name: (1 - _FIRST) / len(then) for name in then}
 
 
-def _found(gains: Mapping[str, Sequence[float | None]]) -> set[str]:
-    """Return the recipes of which it is found that they have an effect, by the rule of e-values."""
-    evidence = {name: max(_evidence(each, 1.0), _evidence(each, -1.0)) for name, each in gains.items()}
-    order = sorted(evidence, key=lambda name: -evidence[name])
-    most = 0
-    for place, name in enumerate(order, start=1):
-        if evidence[name] >= math.log(2 * len(order) / (FALSE * place)):
-            most = place
-    return set(order[:most])
+def _strongest(gains: Sequence[float | None]) -> float:
+    return max(_evidence(gains, 1.0), _evidence(gains, -1.0))
 
 
-def confirm(gains: Mapping[str, Sequence[float | None]], minimal_effect: float) -> dict[str, Confirmed]:
+def _wanted(share: float, found: int) -> float:
+    """Return the logarithm of the evidence on one side from which a recipe counts, as one of so many that are found."""
+    return math.log(2 / (FALSE * found * share))
+
+
+def effects(gains: Mapping[str, Sequence[float | None]], share: Mapping[str, float]) -> dict[str, Verdict]:
+    """Return which recipes help and which hurt, by the rule of e-values; the others are left out.
+
+    Args:
+        gains: Recipe to its gains over the baseline, one a pair.
+        share: What `shares` gave before the first pair.
+
+    Example:
+        >>> effects({"a": [0.03, 0.02, 0.04] * 4, "b": [0.001, -0.001, 0.0005] * 4}, shares(["a", "b"]))
+        {'a': 'helps'}
+    """
+    evidence = {name: _strongest(each) for name, each in gains.items()}
+    for count in range(len(gains), 0, -1):
+        strong = [name for name in gains if evidence[name] >= _wanted(share[name], count)]
+        if len(strong) >= count:
+            return {name: "helps" if _evidence(gains[name], 1.0) == evidence[name] else "hurts" for name in strong}
+    return {}
+
+
+def confirm(
+    gains: Mapping[str, Sequence[float | None]], share: Mapping[str, float], minimal_effect: float
+) -> dict[str, Confirmed]:
     """Return what follows for each recipe.
 
     Args:
         gains: Recipe to its gains over the baseline, one a pair.
+        share: What `shares` gave before the first pair.
         minimal_effect: The smallest gain worth reporting, above 0.
 
     Returns:
@@ -111,27 +145,18 @@ def confirm(gains: Mapping[str, Sequence[float | None]], minimal_effect: float) 
         lies within the minimal effect on both sides; otherwise *inconclusive*.
 
     Example:
-        >>> found = confirm({"a": [0.03, 0.02, 0.04] * 4, "b": [0.001, -0.001, 0.0005] * 4}, 0.01)
-        >>> {name: each.verdict for name, each in found.items()}
+        >>> gains = {"a": [0.03, 0.02, 0.04] * 4, "b": [0.001, -0.001, 0.0005] * 4}
+        >>> {name: each.verdict for name, each in confirm(gains, shares(["a", "b"]), 0.01).items()}
         {'a': 'helps', 'b': 'no effect'}
     """
-    found = _found(gains)
-    level = _level(max(1, len(gains)), len(found))
-    return {
-        name: _confirmed(each, evidence_interval(each, level), minimal_effect, found=name in found)
-        for name, each in gains.items()
-    }
-
-
-def _confirmed(gains: Sequence[float | None], interval: Interval, minimal_effect: float, *, found: bool) -> Confirmed:
-    verdict: Verdict = "inconclusive"
-    if -minimal_effect < interval.low <= interval.high < minimal_effect:
-        verdict = "no effect"
-    elif found and interval.low > 0:
-        verdict = "helps"
-    elif found and interval.high < 0:
-        verdict = "hurts"
-    return Confirmed(tuple(gains), mean(gains), interval, verdict)
+    found = effects(gains, share)
+    confirmed: dict[str, Confirmed] = {}
+    for name, each in gains.items():
+        interval = evidence_interval(each, 1 - FALSE * share[name] * max(1, len(found)))
+        small = -minimal_effect < interval.low <= interval.high < minimal_effect
+        verdict = "no effect" if small else found.get(name, "inconclusive")
+        confirmed[name] = Confirmed(tuple(each), mean(each), interval, verdict)
+    return confirmed
 
 
 @final
@@ -141,39 +166,47 @@ class Series:
     A recipe is settled after the first pair at which it has a verdict that no later verdict on others can take away.
 
     Args:
-        recipes: All that are confirmed.
+        first: The recipes that are confirmed first.
+        then: Those that are confirmed once these are settled.
         minimal_effect: As `confirm` takes it.
 
     Attributes:
         gains: Recipe to its gains.
-        open: The recipes that further pairs are wanted of.
+        share: Recipe to its share of the wrong verdicts.
 
     Example:
-        >>> series = Series(["a", "b"], 0.001)
+        >>> series = Series(["a", "b"], [], 0.001)
         >>> for one, other in [(0.03, 0.01), (0.02, -0.01), (0.04, 0.0)] * 4:
         ...     series.add({"a": one, "b": other})
         >>> series.open, len(series.gains["a"]), len(series.gains["b"])
         (['b'], 8, 12)
     """
 
-    def __init__(self, recipes: Sequence[str], minimal_effect: float) -> None:
-        self.gains: dict[str, list[float | None]] = {name: [] for name in recipes}
-        self.open = list(recipes)
+    def __init__(self, first: Sequence[str], then: Sequence[str], minimal_effect: float) -> None:
+        self.share = shares(first, then)
+        self.gains: dict[str, list[float | None]] = {name: [] for name in self.share}
+        self._first, self._then = list(first), list(then)
         self._minimal_effect = minimal_effect
         self._effects = 0
+
+    @property
+    def open(self) -> list[str]:
+        """The recipes that the next pair is wanted of."""
+        return list(self._first or self._then)
 
     def add(self, row: Mapping[str, float | None]) -> None:
         """Take the gains of the next pair: one of each recipe that is open, and no others count."""
         for name in self.open:
             self.gains[name].append(row[name])
-        self.open = [name for name in self.open if not self._settled(self.gains[name])]
+            if self._settled(name):
+                (self._first or self._then).remove(name)
 
-    def _settled(self, gains: Sequence[float | None]) -> bool:
-        strongest = max(_evidence(gains, 1.0), _evidence(gains, -1.0))
-        if strongest >= math.log(2 * len(self.gains) / (FALSE * (self._effects + 1))):
+    def _settled(self, name: str) -> bool:
+        gains, share = self.gains[name], self.share[name]
+        if _strongest(gains) >= _wanted(share, self._effects + 1):
             self._effects += 1
             return True
-        return _is_small(gains, self._minimal_effect, _level(len(self.gains), self._effects))
+        return _is_small(gains, self._minimal_effect, 1 - FALSE * share * max(1, self._effects))
 
 
 def _is_small(gains: Sequence[float | None], minimal_effect: float, level: float) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
+from paperweight.bench.statistics import Interval
 from paperweight.bench.wording import number
 from paperweight.screens.evidence import Confirmed, evidence_interval
 from paperweight.screens.plan import Plan
@@ -71,15 +72,34 @@ class Controls:
     half: tuple[float | None, ...]
 
     @property
+    def identity_interval(self) -> Interval:
+        """The interval of the identity, which 99 of a hundred screens do not leave out 0 of."""
+        return evidence_interval(self.identity, _IDENTITY_LEVEL)
+
+    @property
+    def half_interval(self) -> Interval:
+        """The interval of half of the data, at 95%."""
+        return evidence_interval(self.half, _HALF_LEVEL)
+
+    @property
+    def identity_holds(self) -> bool:
+        """Whether the identity is not shown to differ."""
+        return self.identity_interval.low <= 0 <= self.identity_interval.high
+
+    @property
+    def half_hurts(self) -> bool:
+        """Whether half of the data is shown to be worse."""
+        return self.half_interval.high < 0
+
+    @property
     def failures(self) -> list[str]:
         """What is wrong with the screen, in sentences; empty where both controls hold."""
         found: list[str] = []
-        identity = evidence_interval(self.identity, _IDENTITY_LEVEL)
-        if not identity.low <= 0 <= identity.high:
+        if not self.identity_holds:
+            low, high = self.identity_interval.low, self.identity_interval.high
             found.append(
-                "The baseline with its batches in another order differs from itself "
-                f"({number(identity.low)} to {number(identity.high)}), which happens by chance in one screen of a "
-                "hundred: do not trust the differences."
+                f"The baseline with its batches in another order differs from itself ({number(low)} to "
+                f"{number(high)}), which happens by chance in one screen of a hundred: do not trust the differences."
             )
         if not self.half_hurts:
             found.append(
@@ -88,11 +108,6 @@ class Controls:
                 "minutes, more test data, or data that are harder for this network."
             )
         return found
-
-    @property
-    def half_hurts(self) -> bool:
-        """Whether half of the data is shown to be worse."""
-        return evidence_interval(self.half, _HALF_LEVEL).high < 0
 
 
 @final

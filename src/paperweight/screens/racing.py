@@ -98,7 +98,7 @@ def far_behind(accuracy: float, baseline: float, examples: int) -> str:
 
     Example:
         >>> far_behind(0.60, 0.80, 500)
-        'at its best rate it was 0.2 below the baseline after the tries, more than 0.0959, what chance explains'
+        'at its best rate it was 0.2 below the baseline after the tries, more than 0.0969, what chance explains'
         >>> far_behind(0.79, 0.80, 500)
         ''
     """

@@ -18,6 +18,7 @@ from paperweight.data import source_hash
 from paperweight.errors import InputError
 from paperweight.files import expanded
 from paperweight.processes import GuardedProcess
+from paperweight.provenance import here
 from paperweight.screens.asking import Bench, Clock
 from paperweight.screens.confirmation import Confirmation
 from paperweight.screens.course import Course, Progress
@@ -146,11 +147,11 @@ def _outcome(
     """Return what a course has found."""
     pairs, fates = course.confirmation, dict(course.fates)
     if pairs is not None:
-        found = confirm(pairs.series.gains, ACCURACY.minimal_effect)
+        found = confirm(pairs.series.gains, pairs.series.share, ACCURACY.minimal_effect)
         if TREES in found:
             words = "scikit-learn's HistGradientBoosting, as it comes, in place of the network"
             line = "HistGradientBoostingClassifier().fit(features, labels)"
-            fates[TREES] = Fate(TREES, words, line, (), "confirmed")
+            fates[TREES] = Fate(TREES, words, line, (), "waiting")
         for name, each in found.items():
             if each.gains:
                 fates[name] = replace(
@@ -190,7 +191,7 @@ def _place(fate: Fate) -> tuple[int, float]:
 def _cost(course: Course, pairs: Confirmation, name: str) -> float | None:
     """Return the computing time of a recipe's full trainings in multiples of the baseline's, the median over pairs."""
     ratios: list[float] = []
-    for seed in range(len(pairs.series.gains[name])):
+    for seed in range(len(pairs.baseline)):
         one, other = (course.records.get((pairs.arms[each], seed)) for each in (BASELINE, name))
         if one is not None and other is not None and one.cpu_seconds > 0 and other.status in FINISHED:
             ratios.append(other.cpu_seconds / one.cpu_seconds)
@@ -210,8 +211,8 @@ def _chosen(fields: Sequence[str] | None, own: Sequence[str]) -> dict[str, Recip
 
 
 def _key(spec: TrialSpec, shared: ScreenData, minutes: float, names: Sequence[str], jobs: int) -> str:
-    """Return the name under which the plan of the same call is found again."""
-    parts = [spec.data_hash, spec.network, shared.study(), minutes, list(names), jobs]
+    """Return the name under which the plan of the same call, of the code as it is, is found again."""
+    parts = [spec.data_hash, spec.network, shared.study(), minutes, list(names), jobs, here().state()]
     return f"screen-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
 
 
