@@ -1,6 +1,8 @@
 """The commands ``paperweight list`` and ``paperweight show``, which import no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from paperweight.catalogue import Entry, OfficialResult, find, official_result, select, signatures
 from paperweight.cli.printing import print_json, write
@@ -17,6 +19,7 @@ def list_papers(
     kind: str | None = None,
     search: str | None = None,
     verdict: Literal["helps", "hurts", "no effect", "inconclusive"] | None = None,
+    screen: Annotated[bool, Parameter(negative=())] = False,
     json: bool = False,
 ) -> None:
     """List the papers of the library, each with the verdict of its official result, its gain and its computing time.
@@ -26,11 +29,14 @@ def list_papers(
         kind: Only papers that provide this kind, such as optimizer.
         search: Only papers in whose card all these words occur.
         verdict: Only papers whose official result says so.
+        screen: Only papers that paperweight screen can try.
         json: Print JSON instead of a table.
     """
     results = [(entry, official_result(entry)) for entry in select(field=field, kind=kind, search=search)]
     if verdict is not None:
         results = [each for each in results if each[1] is not None and each[1].concluded["verdict"] == verdict]
+    if screen:
+        results = [each for each in results if each[0].has_recipe]
     if json:
         print_json([{**_card(entry), "result": official and _standing(official)} for entry, official in results])
         return

@@ -164,11 +164,11 @@ class Screen:
     @property
     def winners(self) -> list[Fate]:
         """The recipes that help; none where a control fails."""
-        return [fate for fate in self.confirmed if self.ranks and fate.verdict == "helps"]
+        return [fate for fate in self._recipes if self.ranks and fate.verdict == "helps"]
 
     def words(self) -> str:
-        """Return the conclusion in three sentences."""
-        return " ".join((self._found(), self._rest(), self._scope()))
+        """Return the conclusion in three sentences, or four where a table had trees beside the network."""
+        return " ".join(filter(None, (self._found(), self._rest(), self._trees(), self._scope())))
 
     def _found(self) -> str:
         if not self.confirmed:
@@ -186,23 +186,37 @@ class Screen:
         helps = f"{len(self.winners)} help{'s' if len(self.winners) == 1 else ''}"
         return f"Of {self._count()}, {helps} on {self.data}: {each}."
 
+    @property
+    def _recipes(self) -> list[Fate]:
+        return [fate for fate in self.fates if fate.name != TREES]
+
     def _count(self) -> str:
-        looked = [fate for fate in self.fates if fate.stage != "misfit" and fate.name != TREES]
+        looked = [fate for fate in self._recipes if fate.stage != "misfit"]
         return f"{len(looked)} recipe{'' if len(looked) == 1 else 's'}"
 
     def _rest(self) -> str:
+        if self.confirmed and not self.ranks:
+            return ""
         counted = {
-            "shown to hurt": sum(fate.verdict == "hurts" for fate in self.confirmed),
-            f"without an effect of {number(self.minimal_effect)}": sum(
-                fate.verdict == "no effect" for fate in self.confirmed
-            ),
-            "undecided": sum(fate.verdict == "inconclusive" for fate in self.confirmed),
-            "dropped in the race, of which nothing is shown": sum(fate.verdict == "dropped" for fate in self.fates),
-            "that did not fit": sum(fate.stage == "misfit" for fate in self.fates),
-            "not reached": sum(fate.stage == "waiting" for fate in self.fates),
+            "shown to hurt": "hurts",
+            f"without an effect of {number(self.minimal_effect)}": "no effect",
+            "undecided": "inconclusive",
+            "dropped in the race, of which nothing is shown": "dropped",
+            "that did not fit": "does not fit",
+            "not reached": "not reached",
         }
-        parts = [f"{count} {what}" for what, count in counted.items() if count]
-        return f"The others: {', '.join(parts)}." if parts else "There were no others."
+        numbers = {words: sum(fate.verdict == verdict for fate in self._recipes) for words, verdict in counted.items()}
+        parts = [f"{count} {words}" for words, count in numbers.items() if count]
+        return f"The {'others' if self.winners else 'recipes'}: {', '.join(parts)}." if parts else ""
+
+    def _trees(self) -> str:
+        trees = next((fate.confirmed for fate in self.confirmed if fate.name == TREES), None)
+        if trees is None or not self.ranks:
+            return ""
+        return (
+            f"Gradient-boosted trees, the arm to beat, differ from the baseline by {number(trees.gain)} "
+            f"({number(trees.interval.low)} to {number(trees.interval.high)})."
+        )
 
     def _scope(self) -> str:
         steps = "" if self.plan is None else f" trained for {self.plan.steps} updates"

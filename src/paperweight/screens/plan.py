@@ -1,5 +1,6 @@
 """How a screen spends its time: from what a step costs here to the number of steps and of recipes."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -76,7 +77,7 @@ def _seconds(plan: Plan, costs: Costs, recipes: int, confirmed: int, ratio: floa
 
 def _of_steps(steps: int, recipes: int) -> Plan:
     def share(parts: int) -> int:
-        return max(_STRIDE, steps // parts // _STRIDE * _STRIDE)
+        return math.ceil(steps / parts / _STRIDE) * _STRIDE
 
     return Plan(steps=steps, tries=TRIES, try_steps=share(4 if recipes <= 12 else 8), race_steps=share(2))
 

@@ -1,0 +1,121 @@
+"""Verdicts of a screen: the rule of e-values in its slow form, intervals that agree with it, and what stays settled."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from paperweight.bench.anytime import log_evidence
+from paperweight.screens.evidence import FALSE, Series, confirm, effects, evidence_interval, shares
+
+MINIMAL = 0.01
+
+
+def drawn(seed: int, recipes: int, pairs: int) -> dict[str, list[float | None]]:
+    draw = np.random.default_rng(seed)
+    centres = draw.choice([0.0, 0.004, -0.008, 0.02], recipes)
+    return {f"r{i}": list(draw.normal(centre, 0.006, pairs)) for i, centre in enumerate(centres)}
+
+
+def e_value(gains: list[float | None]) -> float:
+    series = np.array(gains, dtype=float)
+    return math.exp(max(log_evidence(series, 0.0)[-1], log_evidence(-series, 0.0)[-1])) / 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_effects_are_the_largest_set_that_supports_itself(seed: int) -> None:
+    gains = drawn(seed, 5, 12)
+    share = shares(["r0", "r1", "r2"], ["r3", "r4"])
+    consistent = [
+        set(chosen)
+        for count in range(6)
+        for chosen in itertools.combinations(gains, count)
+        if all(e_value(gains[name]) >= 1 / (FALSE * count * share[name]) for name in chosen)
+    ]
+    assert set(effects(gains, share)) == max(consistent, key=len)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_interval_leaves_out_zero_just_where_there_is_an_effect(seed: int) -> None:
+    gains = drawn(seed, 6, 14)
+    share = shares(list(gains))
+    found = effects(gains, share)
+    for name, each in confirm(gains, share, 1e-6).items():
+        assert (not each.interval.low <= 0 <= each.interval.high) == (name in found)
+        assert each.verdict == found.get(name, "inconclusive")
+        assert each.interval.coverage == pytest.approx(1 - FALSE * max(1, len(found)) / 6)
+
+
+def test_ends_of_an_interval_are_where_the_evidence_suffices_just_no_more() -> None:
+    gains = drawn(1, 1, 12)["r0"]
+    interval = evidence_interval(gains, 0.9)
+    wanted = math.log(2 / 0.1)
+    series = np.array(gains, dtype=float)
+    assert log_evidence(series, interval.low - 1e-9)[-1] >= wanted > log_evidence(series, interval.low + 1e-9)[-1]
+    assert log_evidence(-series, -interval.high - 1e-9)[-1] >= wanted
+    assert wanted > log_evidence(-series, -interval.high + 1e-9)[-1]
+
+
+def test_an_interval_moves_and_scales_with_the_gains() -> None:
+    gains = [0.01, 0.03, 0.02, 0.015, 0.025, 0.018, 0.022, 0.03, 0.01]
+    one = evidence_interval(gains, 0.95)
+    two = evidence_interval([2 * gain for gain in gains], 0.95)
+    assert (two.low, two.high) == pytest.approx((2 * one.low, 2 * one.high))
+    other = evidence_interval([-gain for gain in gains], 0.95)
+    assert (other.low, other.high) == pytest.approx((-one.high, -one.low))
+
+
+def test_nothing_is_said_of_few_pairs_and_a_failure_counts_against_both_sides() -> None:
+    assert evidence_interval([], 0.95).low == -math.inf
+    assert evidence_interval([0.02] * 4, 0.95).low == -math.inf
+    sure = evidence_interval([0.02, 0.03] * 6, 0.95)
+    failed = evidence_interval([0.02, 0.03] * 5 + [0.02, None], 0.95)
+    assert sure.low > failed.low
+    assert failed.high > sure.high
+
+
+def test_a_gain_within_the_minimal_effect_is_no_effect_though_it_is_sure() -> None:
+    gains = {"a": [0.004, 0.005, 0.0045, 0.0055] * 4}
+    assert effects(gains, shares(["a"])) == {"a": "helps"}
+    assert confirm(gains, shares(["a"]), MINIMAL)["a"].verdict == "no effect"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_settled_keeps_its_verdict_whatever_comes_of_the_others(seed: int) -> None:
+    gains = drawn(seed, 6, 40)
+    series = Series(["r0", "r1", "r2", "r3"], ["r4", "r5"], MINIMAL)
+    settled: dict[str, str] = {}
+    for pair in range(40):
+        before = series.open
+        series.add({name: gains[name][pair] for name in before})
+        now = confirm(series.gains, series.share, MINIMAL)
+        for name in set(before) - set(series.open):
+            settled[name] = now[name].verdict
+            assert settled[name] != "inconclusive"
+        for name, verdict in settled.items():
+            assert now[name].verdict in (verdict, "no effect")
+
+
+def test_the_second_wave_begins_once_the_first_is_settled() -> None:
+    series = Series(["a"], ["b"], MINIMAL)
+    for _ in range(9):
+        series.add({"a": 0.05, "b": 0.0})
+    assert series.open == ["b"]
+    first = len(series.gains["a"])
+    assert len(series.gains["b"]) == 9 - first
+    series.add({"a": 0.05, "b": 0.0})
+    assert len(series.gains["a"]) == first
+
+
+def test_screens_of_nothing_seldom_report_anything() -> None:
+    """Of 400 screens of 8 recipes that share the baseline's luck, at most as many as chance allows report an effect."""
+    false = 0
+    for seed in range(400):
+        draw = np.random.default_rng(seed)
+        series = Series([f"r{i}" for i in range(8)], [], 0.001)
+        for _ in range(14):
+            baseline = draw.normal()
+            series.add({name: draw.normal() - baseline for name in series.open})
+        false += bool(effects(series.gains, series.share))
+    assert false <= 400 * FALSE + 3 * math.sqrt(400 * FALSE * (1 - FALSE))

@@ -1,0 +1,37 @@
+"""The plan of a screen: it fits its time, and what it spends adds up."""
+
+import pytest
+
+from paperweight.screens.plan import PAIRS, RACE_SEEDS, Costs, affordable, planned
+
+
+@pytest.mark.parametrize("seconds", [50.0, 600.0, 6_000.0])
+@pytest.mark.parametrize("recipes", [1, 7, 40])
+@pytest.mark.parametrize("step", [0.001, 0.01])
+def test_a_plan_takes_no_more_than_its_time_and_most_of_it(seconds: float, recipes: int, step: float) -> None:
+    costs = Costs(step=step, fixed=0.1)
+    plan = planned(costs, seconds=seconds, jobs=2, recipes=recipes, examples=10**6, batch_size=64)
+    ratio = 1.5
+    tries = plan.tries * (2 * costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
+    race = RACE_SEEDS * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
+    full = PAIRS * (3 * costs.trial(plan.steps) + min(8, recipes) * costs.trial(plan.steps, ratio))
+    if plan.steps > 60:
+        assert 0.7 * 0.92 * 2 * seconds < tries + race + full <= 0.92 * 2 * seconds
+    assert plan.try_steps < plan.race_steps < plan.steps
+    assert {steps % 20 for steps in (plan.try_steps, plan.race_steps, plan.steps)} == {0}
+
+
+def test_small_data_are_passed_over_a_hundred_times_at_most() -> None:
+    plan = planned(Costs(0.0001, 0.0), seconds=600, jobs=2, recipes=7, examples=640, batch_size=64)
+    assert plan.steps == 1000
+
+
+def test_as_many_recipes_are_confirmed_as_have_time() -> None:
+    costs = Costs(step=0.01, fixed=0.0)
+    plan = planned(costs, seconds=600, jobs=2, recipes=40, examples=10**6, batch_size=64)
+    assert affordable(costs, plan, seconds=500, jobs=2, ratios=[1.0] * 40) == 8
+    slow = affordable(costs, plan, seconds=500, jobs=2, ratios=[8.0] * 40)
+    assert 1 <= slow < 8
+    assert PAIRS * costs.trial(plan.steps) * (3 + 8 * slow) <= 1000
+    assert affordable(costs, plan, seconds=0, jobs=2, ratios=[1.0]) == 1
+    assert affordable(costs, plan, seconds=500, jobs=2, ratios=[]) == 0

@@ -1,0 +1,109 @@
+"""The study of a screen: found by its name, with images and tables, the controls, and trees."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_wine
+
+from paperweight.bench.loading import load_study
+from paperweight.bench.trial import TrialRecord, TrialSpec
+from paperweight.bench.worker import run_trial
+from paperweight.data import load_table, split_table
+from paperweight.errors import InputError
+from paperweight.studies.screening import BASELINE, HALF, IDENTITY, TREES, ScreenArm, ScreenData
+
+DATA = ScreenData(train=60, validation=40, test=50, batch_size=16)
+JUDGED = ScreenData(train=60, validation=40, test=50, batch_size=16, judged=True)
+
+
+def record(data: ScreenData, recipe: str, source: str = "digits", seed: int = 0) -> TrialRecord:
+    arm = ScreenArm(recipe, "adamw", 0.005, 20)
+    spec = TrialSpec(study=data.study(), arm=arm.name, seed=seed, budget="desk", data=source)
+    found = run_trial(spec)
+    assert found.status == "finished", found.message
+    return found
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory: pytest.TempPathFactory) -> str:
+    bunch = load_wine()
+    path = tmp_path_factory.mktemp("tables") / "wine.csv"
+    names = [name.replace("/", "_") for name in bunch.feature_names]
+    rows = [[*map(str, row), f"kind {kind}"] for row, kind in zip(bunch.data.tolist(), bunch.target, strict=True)]
+    path.write_text("\n".join(",".join(row) for row in [[*names, "wine"], *rows]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_arms_and_data_are_found_by_their_names() -> None:
+    for recipe in (BASELINE, "my.module:recipe on wheels", "a, b"):
+        arm = ScreenArm(recipe, "sgd", 1.5e-05, 400)
+        assert ScreenArm.named(arm.name) == arm
+    study = load_study(JUDGED.study())
+    assert study.declaration.headline == "accuracy"
+    assert study.declaration.arm("lookahead on sgd, lr 0.1, 20 steps").make == ScreenArm("lookahead", "sgd", 0.1, 20)
+    with pytest.raises(KeyError):
+        study.declaration.arm("lookahead")
+    with pytest.raises(InputError, match="there is no screen called"):
+        load_study("screening:{}")
+
+
+def test_test_examples_are_looked_at_only_where_it_is_judged() -> None:
+    assert set(record(DATA, BASELINE).metrics) == {"validation_accuracy", "validation_loss"}
+    judged = record(JUDGED, BASELINE)
+    assert judged.metrics["validation_loss"] == record(DATA, BASELINE).metrics["validation_loss"]
+    assert judged.arguments["test_examples"] == 50
+
+
+def test_the_identity_differs_in_its_batches_alone_and_half_of_the_data_is_the_half() -> None:
+    same = record(DATA, BASELINE).metrics
+    assert record(DATA, BASELINE).metrics == same != record(DATA, IDENTITY).metrics
+    half = record(DATA, HALF)
+    assert half.arguments["training_examples"] == 30
+    assert half.metrics != same
+
+
+def test_tables_are_screened_and_trees_stand_beside(wine: str) -> None:
+    data = ScreenData(train=90, validation=40, test=48, batch_size=16, target="wine", judged=True)
+    network, trees = record(data, BASELINE, wine), record(data, TREES, wine)
+    assert network.metrics["accuracy"] > 0.8
+    assert trees.metrics["accuracy"] > 0.8
+    assert "13 features" in network.message
+
+
+def test_rows_of_a_table_are_in_one_part_each_with_their_share_of_each_class(wine: str) -> None:
+    table = load_table(wine)
+    parts = split_table(table, train=900, validation=300, test=600, generator=torch.Generator().manual_seed(0))
+    sizes = [len(part) for part in (parts.train, parts.validation, parts.test)]
+    assert sum(sizes) <= 178
+    assert sizes == pytest.approx([89, 29.7, 59.3], abs=1.5)
+    rows = torch.cat([part.images.flatten(1) for part in (parts.train, parts.validation, parts.test)])
+    assert len(rows.unique(dim=0)) == len(rows)
+    for part in (parts.train, parts.validation, parts.test):
+        share = part.labels.bincount() / len(part)
+        assert share.tolist() == pytest.approx([59 / 178, 71 / 178, 48 / 178], abs=0.04)
+    assert parts.train.images.mean(dim=0).abs().max() < 1e-5
+    assert parts.train.images.std(dim=0, correction=0).sub(1).abs().max() < 1e-4
+
+
+def test_a_table_that_cannot_be_screened_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.csv"
+    path.write_text("a,b\n" + "".join(f"{i},{i / 7:.3f}\n" for i in range(40)), encoding="utf-8")
+    draw = torch.Generator()
+    with pytest.raises(InputError, match="must be a class, it holds numbers"):
+        split_table(load_table(path), train=10, validation=10, test=10, generator=draw)
+    path.write_text("a,b\n" + "".join(f"{i},{'x' if i else 'y'}\n" for i in range(40)), encoding="utf-8")
+    with pytest.raises(InputError, match="at least 3 rows each"):
+        split_table(load_table(path), train=10, validation=10, test=10, generator=draw)
+
+
+def test_a_constant_column_and_a_rare_class_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "rare.csv"
+    path.write_text(
+        "a,b,c\n" + "".join(f"{i},5,{'z' if i < 3 else 'xy'[i % 2]}\n" for i in range(60)), encoding="utf-8"
+    )
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        parts = split_table(load_table(path), train=50, validation=15, test=35, generator=draw)
+        assert torch.isfinite(parts.train.images).all()
+        assert parts.train.images[:, 0, 0, 1].abs().max() == 0
