@@ -14,7 +14,7 @@ from paperweight.studies.screening import BASELINE, HALF, IDENTITY, ScreenArm
 __all__ = ["Confirmation"]
 
 _MOST_PAIRS = 100
-_IDENTITY_PAIRS = 8
+_IDENTITY_PAIRS = 12
 
 
 @final

@@ -1,0 +1,99 @@
+"""Screens whose trials are drawn in place of trained: the course of a screen without its cost."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from paperweight.bench.trial import TrialRecord, TrialSpec
+from paperweight.screens.asking import Asked, Clock
+from paperweight.screens.course import Course, Progress
+from paperweight.studies import Recipe
+from paperweight.studies.screening import BASELINE, HALF, ScreenData
+
+RECIPE = Recipe(words="it does", line="do()", penalty=lambda model: torch.zeros(()))
+
+
+@dataclass
+class DrawnBench:
+    """Draws the accuracy of a trial from the effect of its recipe, and counts seconds in place of spending them."""
+
+    effects: Mapping[str, float]
+    minutes: float = 10.0
+    slow: Mapping[str, float] = field(default_factory=dict)
+    misfits: Sequence[str] = ()
+    interrupted_at: str = ""
+    step_seconds: float = 0.004
+    interrupted: bool = False
+    stages: list[str] = field(default_factory=list)
+    asked: list[tuple[ScreenData, Asked]] = field(default_factory=list)
+    seconds: Callable[..., float] = lambda _: 0.0
+    tell: Callable[[int, int], None] = lambda _, __: None
+    spent: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(60 * self.minutes)
+
+    def record(self, data: ScreenData, asked: Asked) -> TrialRecord:
+        arm, seed = asked
+        self.asked.append((data, asked))
+        spec = TrialSpec(study=data.study(), arm=arm.name, seed=seed, budget="desk")
+        if arm.recipe in self.misfits:
+            return TrialRecord(spec=spec, status="crashed", message="Traceback\nValueError: it has no convolutions")
+        draw = random.Random(f"{arm.recipe} {seed} {arm.steps} {arm.lr}")
+        best = 0.05 if arm.optimizer == "sgd" else 0.004
+        loss = 0.02 * abs(math.log(arm.lr / best)) if data.judged is False else 0.0
+        effect = {HALF: -0.03, BASELINE: 0.0}.get(arm.recipe, 0.0) + self.effects.get(arm.recipe, 0.0)
+        accuracy = 0.9 - loss + effect + draw.gauss(0, 0.004) + (0.005 if arm.optimizer == "sgd" else 0.0)
+        seconds = 0.2 + self.step_seconds * arm.steps * self.slow.get(arm.recipe, 1.0)
+        self.clock.seconds -= seconds / 2
+        metrics = {"validation_accuracy": accuracy, "validation_loss": 1 - accuracy}
+        if data.judged:
+            metrics |= {"accuracy": accuracy, "test_loss": 1 - accuracy}
+        arguments = {"training_examples": 8_000, "validation_examples": 2_000, "loading_seconds": 0.05}
+        return TrialRecord(
+            spec=spec,
+            status="finished",
+            metrics=metrics,
+            arguments=arguments,
+            wall_seconds=seconds,
+            cpu_seconds=seconds,
+            message="toy: 8000 / 2000 / 4000 images",
+        )
+
+    def run(self, data: ScreenData, every: Sequence[Asked], want: object = None) -> dict[Asked, TrialRecord]:
+        latest: dict[Asked, TrialRecord] = {}
+        while not self.interrupted and self.clock.left > 0:
+            plan = every if want is None else want(latest)
+            missing = [asked for asked in plan if asked not in latest and self.seconds(asked[0]) <= self.clock.left]
+            self.tell(sum(asked in latest for asked in plan), len(plan))
+            if not missing:
+                break
+            latest[missing[0]] = self.record(data, missing[0])
+            if self.stages and self.interrupted_at and self.stages[-1].startswith(self.interrupted_at):
+                self.interrupted = True
+        return latest
+
+    def course(self, recipes: Sequence[str], *, target: str | None = None) -> Course:
+        def told(progress: Progress) -> None:
+            self.stages.append(progress.stage)
+
+        data = ScreenData(train=10_000, validation=3_000, test=7_000, batch_size=64, target=target)
+        course = Course(
+            self,  # pyright: ignore[reportArgumentType]
+            data,
+            dict.fromkeys(recipes, RECIPE),
+            jobs=2,
+            planned=None,
+            tell=told,
+        )
+        course.go(keep=lambda _: None)
+        return course
+
+
+@pytest.fixture
+def drawn() -> type[DrawnBench]:
+    return DrawnBench

@@ -1,0 +1,156 @@
+"""The command ``screen`` and its report: a real screen of digits, going on, stopping, mistakes, and the page."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from paperweight.cli import main
+from paperweight.reports import render_screen, write_screen_report
+from paperweight.screens.screen import _outcome
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+OWN = """
+import torch
+from torch import nn
+from paperweight.studies import Recipe
+
+def blind(images, labels, generator):
+    return torch.zeros_like(images), labels
+
+blind = Recipe(words="it sees nothing <b>", line="images = 0 * images", data=blind)
+residual = Recipe(words="it needs a GELU", line="x", penalty=lambda model: torch.zeros(()),
+    fits=lambda model, data: "the network has no GELU")
+
+def network(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, classes))
+"""
+
+
+def command(folder: Path, *words: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    arguments = [sys.executable, "-m", "paperweight.cli", "screen", "--out", "out", *words]
+    return subprocess.Popen(
+        arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def status(*words: str) -> object:
+    try:
+        main(["screen", *words])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_a_screen_stops_with_a_report_goes_on_and_then_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    words = ["--data", "digits", "--minutes", "1", "--field", "gan", "--with", "own:blind", "--with"]
+    words += ["own:residual", "--network", "own:network", "--jobs", "1"]
+    first = command(tmp_path, *words)
+    end = time.monotonic() + 60
+    assert first.stderr is not None
+    for line in first.stderr:
+        assert time.monotonic() < end
+        if "trying rates" in line:
+            break
+    first.send_signal(signal.SIGINT)
+    out, _ = first.communicate(timeout=60)
+    assert first.returncode == 130, out
+    (page,) = (tmp_path / "out").glob("*.html")
+    assert json.loads(page.with_suffix(".json").read_text())["end"] == "interrupted"
+
+    second = command(tmp_path, *words)
+    out, err = second.communicate(timeout=90)
+    assert second.returncode == 0, err
+    numbers = json.loads(page.with_suffix(".json").read_text())
+    assert numbers["end"] in ("time", "decided")
+    fates = {fate["name"]: fate for fate in numbers["fates"]}
+    assert fates["own:residual"]["verdict"] == "does not fit"
+    assert fates["own:residual"]["reason"] == "the network has no GELU"
+    assert fates["own:blind"]["verdict"] in ("dropped", "hurts")
+    assert "not reached" not in {fate["verdict"] for fate in numbers["fates"]}
+    assert numbers["seconds"] <= 1.1 * 60
+
+    third = command(tmp_path, *words)
+    repeated, err = third.communicate(timeout=60)
+    assert third.returncode == 0, err
+    assert json.loads(page.with_suffix(".json").read_text())["fates"] == numbers["fates"]
+    text = page.read_text()
+    assert "it sees nothing &lt;b&gt;" in text
+    assert "it sees nothing <b>" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--data", "digits", "--minutes", "0.1"), "minutes must be from 0.25"),
+        (("--data", "digits", "--minutes", "nan"), "minutes must be from 0.25"),
+        (("--data", "no/such/folder"), "no/such/folder"),
+        (("--data", "digits", "--field", "optics"), "did you mean optim?"),
+        (("--data", "digits", "--field", "gan"), "no paper of gan has a recipe"),
+        (("--data", "digits", "--with", "math:pi"), "math:pi must be a recipe"),
+        (("--data", "digits", "--with", "lookahed"), "lookahed must be a recipe"),
+        (("--data", "digits", "--network", "math:tau"), "math:tau"),
+        (("--data", "digits", "--jobs", "0"), "jobs must be at least 1"),
+        (("--data", "digits", "--target", "y"), "digits"),
+        (("--data", "no_such.csv",), "no_such.csv"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(
+    words: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert status(*words) == 2
+    shown = capsys.readouterr()
+    assert says in shown.err
+    assert "Traceback" not in shown.err
+
+
+def page_of(bench, recipes, **options):
+    course = bench.course(recipes, **options)
+    return _outcome(
+        course,
+        data='<script>"toy"',
+        network="a net",
+        minutes=bench.minutes,
+        seconds=600.0,
+        end="decided" if course.decided else "time",
+        command="paperweight screen --data toy",
+    )
+
+
+def test_the_page_ranks_names_costs_and_the_line_to_use_and_fetches_nothing(drawn, tmp_path: Path) -> None:
+    screen = page_of(drawn({"lookahead": 0.02, "bad": -0.2}, misfits=["odd"]), ["lookahead", "bad", "odd", "none"])
+    page = write_screen_report(screen, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "from paperweight.optim" not in text  # the line of the drawn recipe names nothing of the paper
+    assert "<h2>To use what helps</h2>" in text
+    assert "<script" not in text
+    assert text.count("<svg") == 3
+    assert not re.findall(r"(?:src|href)=[\"'](?!https://|data:|#)", text)
+    assert "Does not fit" in text
+    assert "it has no convolutions" in text
+    numbers = json.loads(page.with_suffix(".json").read_text())
+    assert numbers["words"] == screen.words()
+    assert {fate["verdict"] for fate in numbers["fates"]} >= {"helps", "does not fit"}
+
+
+def test_a_page_without_a_ranking_shows_none(drawn) -> None:
+    text = render_screen(page_of(drawn({"helper": 0.02, "half_of_the_data": 0.03}, minutes=3.0), ["helper"]))
+    assert "A control failed" in text
+    assert "To use what helps" not in text
+    assert "What was measured, not to be relied on" in text
+
+
+def test_a_page_of_nothing_can_be_read(drawn) -> None:
+    text = render_screen(page_of(drawn({}, minutes=0.02, step_seconds=1.0), ["a", "b"]))
+    assert "too short" in text
+    assert "<svg" not in text
+

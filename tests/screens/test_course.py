@@ -1,0 +1,137 @@
+"""The course of a screen over drawn accuracies: what helps is found, the hopeless are dropped, the time is kept."""
+
+import pytest
+
+from paperweight.screens.screen import _outcome
+from paperweight.studies.screening import BASELINE, HALF, IDENTITY, TREES
+
+RECIPES = ["none", "helper", "harmful", "hopeless", "other"]
+EFFECTS = {"helper": 0.02, "harmful": -0.02, "hopeless": -0.2}
+
+
+def outcome(bench, course):
+    return _outcome(
+        course,
+        data="toy",
+        network="a net",
+        minutes=bench.minutes,
+        seconds=1.0,
+        end="interrupted" if bench.interrupted else "decided" if course.decided else "time",
+        command="paperweight screen --data toy",
+    )
+
+
+def screened(bench, recipes=RECIPES, **options):
+    return outcome(bench, bench.course(recipes, **options))
+
+
+def test_a_screen_finds_what_helps_and_says_no_more(drawn) -> None:
+    bench = drawn(EFFECTS)
+    screen = screened(bench)
+    assert [fate.name for fate in screen.winners] == ["helper"]
+    assert {fate.name: fate.verdict for fate in screen.fates if fate.name != "helper"} == {
+        "none": "no effect",
+        "other": "no effect",
+        "harmful": "hurts",
+        "hopeless": "hurts",
+    }
+    assert screen.end == "decided"
+    assert screen.ranks
+    assert "1 helps on toy: helper by 0.0" in screen.words()
+    assert screen.fates[0].name == "helper"
+    assert screen.fates[0].cost == pytest.approx(1.0)
+
+
+def test_confirmation_has_seeds_that_no_decision_looked_at_and_only_it_looks_at_test_examples(drawn) -> None:
+    bench = drawn(EFFECTS)
+    bench.course(RECIPES)
+    judged = {asked[1] for data, asked in bench.asked if data.judged and asked[0].steps > 200}
+    explored = {asked[1] for data, asked in bench.asked if not data.judged}
+    assert min(judged) == 0
+    assert min(explored) >= 1000
+    assert judged.isdisjoint(explored)
+
+
+def test_every_recipe_has_as_many_tries_as_the_baseline(drawn) -> None:
+    bench = drawn(EFFECTS)
+    screen = screened(bench)
+    assert {len(scores) for scores in screen.scores.values()} == {5}
+    assert {len(fate.scores) for fate in screen.fates if fate.scores is not None} == {5}
+    assert screen.optimizer == "sgd"
+    assert 0.02 < screen.lr < 0.12
+
+
+def test_pairs_have_a_baseline_of_their_own_seed_and_end_with_the_verdict(drawn) -> None:
+    bench = drawn(EFFECTS)
+    course = bench.course(RECIPES)
+    full = course.planned[1].steps
+    seeds = {
+        name: [a[1] for d, a in bench.asked if d.judged and a[0].steps == full and a[0].recipe == name]
+        for name in (BASELINE, IDENTITY, HALF, *RECIPES)
+    }
+    assert all(len(set(each)) == len(each) for each in seeds.values())
+    assert all(set(each) <= set(seeds[BASELINE]) for each in seeds.values())
+    assert len(seeds["helper"]) == len(course.confirmation.series.gains["helper"]) < len(seeds[BASELINE])
+    assert min(seeds["harmful"]) > 0  # it was looked at after those that led
+
+
+def test_what_does_not_fit_is_left_out_with_the_reason(drawn) -> None:
+    screen = screened(drawn(EFFECTS, misfits=["other"]))
+    assert [(fate.name, fate.reason) for fate in screen.fates if fate.stage == "misfit"] == [
+        ("other", "ValueError: it has no convolutions")
+    ]
+    assert "1 that did not fit" in screen.words()
+
+
+@pytest.mark.parametrize("minutes", [0.5, 2.0, 10.0])
+@pytest.mark.parametrize("step", [0.0005, 0.02])
+def test_the_time_is_kept(drawn, minutes: float, step: float) -> None:
+    bench = drawn(EFFECTS, minutes=minutes, step_seconds=step, slow={"other": 6.0, "none": 3.0})
+    screen = screened(bench, [*RECIPES, *(f"r{i}" for i in range(20))])
+    assert bench.clock.left > -0.1 * 60 * minutes
+    if screen.end == "time":
+        assert bench.clock.left < 0.1 * 60 * minutes
+
+
+def test_too_short_a_time_confirms_nothing_and_says_so(drawn) -> None:
+    screen = screened(drawn(EFFECTS, minutes=0.05, step_seconds=0.05))
+    assert not screen.confirmed
+    assert not screen.winners
+    assert "the time was too short" in screen.words()
+    assert screen.end == "time"
+
+
+@pytest.mark.parametrize("stage", ["measuring", "tuning", "trying", "racing", "confirming"])
+def test_an_interruption_leaves_what_was_found(drawn, stage: str) -> None:
+    bench = drawn(EFFECTS, interrupted_at=stage)
+    screen = screened(bench)
+    assert screen.end == "interrupted"
+    assert not screen.winners
+    assert all(fate.stage == "waiting" for fate in screen.fates) == (stage in ("measuring", "tuning", "trying"))
+
+
+def test_a_screen_whose_half_of_the_data_does_not_hurt_ranks_nothing(drawn) -> None:
+    screen = screened(drawn({"helper": 0.02, HALF: 0.03}, minutes=3.0))
+    assert not screen.ranks
+    assert not screen.winners
+    assert "ranks nothing" in screen.words()
+    assert "Half of the data is not shown to hurt" in screen.controls.failures[0]
+
+
+def test_a_screen_whose_identity_differs_ranks_nothing(drawn) -> None:
+    screen = screened(drawn({"helper": 0.02, IDENTITY: 0.03}))
+    assert not screen.winners
+    assert "differs from itself" in screen.words()
+
+
+def test_trees_stand_beside_the_recipes_of_a_table_and_are_none(drawn) -> None:
+    screen = screened(drawn({TREES: 0.05, "helper": 0.02}), ["none", "helper"], target="y")
+    assert [fate.name for fate in screen.winners] == ["helper"]
+    assert "Of 2 recipes" in screen.words()
+    assert "Gradient-boosted trees, the arm to beat, differ from the baseline by 0.05" in screen.words()
+
+
+def test_no_recipe_that_fits_is_a_screen_without_winners(drawn) -> None:
+    screen = screened(drawn({}, misfits=["a", "b"]), ["a", "b"])
+    assert screen.end in ("decided", "time")
+    assert not screen.confirmed
