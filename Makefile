@@ -15,8 +15,8 @@ help:  ## Say what can be made
 
 setup: .venv/ready  ## Make .venv with everything that is needed
 
-demo: setup  ## Weigh the first method on embedded images
-	$(BIN)/paperweight weigh laplacian_smoothing
+demo: setup  ## Screen embedded images of digits, in a minute
+	$(BIN)/paperweight screen --data digits --minutes 0.95
 
 test: setup  ## Run all tests and documented examples
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal

@@ -19,6 +19,7 @@ from paperweight.testing import contract, run_check
 ROOT = Path(__file__).resolve().parents[1]
 FIELD_TITLES = {"optim": "Optimizers and schedules", "gan": "Generative adversarial networks"}
 TASKS = {
+    "Screen your own images or table": "screen",
     "Weigh a method on your own images": "weigh",
     "Audit what an image generator memorised": "memorization",
     "Audit what was erased from a text-to-image model": "erasure",
@@ -32,6 +33,7 @@ LINKS = {
     "GLOSSARY.md": "../glossary.md",
 }
 MODULES = {
+    "screens": "Screens of many methods",
     "audits": "Audits of trained models",
     "studies": "What a study declares and is given",
     "testing": "Checks of contracts",
