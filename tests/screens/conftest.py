@@ -53,7 +53,13 @@ class DrawnBench:
         metrics = {"validation_accuracy": accuracy, "validation_loss": 1 - accuracy}
         if data.judged:
             metrics |= {"accuracy": accuracy, "test_loss": 1 - accuracy}
-        arguments = {"training_examples": 8_000, "validation_examples": 2_000, "loading_seconds": 0.05}
+        arguments = {
+            "training_examples": 8_000,
+            "validation_examples": 2_000,
+            "loading_seconds": 0.05,
+            "training_seconds": seconds - 0.2,
+            "steps": arm.steps,
+        }
         return TrialRecord(
             spec=spec,
             status="finished",
@@ -81,7 +87,7 @@ class DrawnBench:
         def told(progress: Progress) -> None:
             self.stages.append(progress.stage)
 
-        data = ScreenData(train=10_000, validation=3_000, test=7_000, batch_size=64, target=target)
+        data = ScreenData(train=10_000, used=10_000, validation=3_000, test=7_000, batch_size=64, target=target)
         course = Course(
             self,  # pyright: ignore[reportArgumentType]
             data,

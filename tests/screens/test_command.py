@@ -100,7 +100,13 @@ def test_a_screen_stops_with_a_report_goes_on_and_then_runs_nothing(tmp_path: Pa
         (("--data", "digits", "--network", "math:tau"), "math:tau"),
         (("--data", "digits", "--jobs", "0"), "jobs must be at least 1"),
         (("--data", "digits", "--target", "y"), "digits"),
-        (("--data", "no_such.csv",), "no_such.csv"),
+        (
+            (
+                "--data",
+                "no_such.csv",
+            ),
+            "no_such.csv",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_a_line(
@@ -153,4 +159,3 @@ def test_a_page_of_nothing_can_be_read(drawn) -> None:
     text = render_screen(page_of(drawn({}, minutes=0.02, step_seconds=1.0), ["a", "b"]))
     assert "too short" in text
     assert "<svg" not in text
-

@@ -13,8 +13,8 @@ from paperweight.data import load_table, split_table
 from paperweight.errors import InputError
 from paperweight.studies.screening import BASELINE, HALF, IDENTITY, TREES, ScreenArm, ScreenData
 
-DATA = ScreenData(train=60, validation=40, test=50, batch_size=16)
-JUDGED = ScreenData(train=60, validation=40, test=50, batch_size=16, judged=True)
+DATA = ScreenData(train=60, used=60, validation=40, test=50, batch_size=16)
+JUDGED = ScreenData(train=60, used=60, validation=40, test=50, batch_size=16, judged=True)
 
 
 def record(data: ScreenData, recipe: str, source: str = "digits", seed: int = 0) -> TrialRecord:
@@ -64,7 +64,7 @@ def test_the_identity_differs_in_its_batches_alone_and_half_of_the_data_is_the_h
 
 
 def test_tables_are_screened_and_trees_stand_beside(wine: str) -> None:
-    data = ScreenData(train=90, validation=40, test=48, batch_size=16, target="wine", judged=True)
+    data = ScreenData(train=90, used=90, validation=40, test=48, batch_size=16, target="wine", judged=True)
     network, trees = record(data, BASELINE, wine), record(data, TREES, wine)
     assert network.metrics["accuracy"] > 0.8
     assert trees.metrics["accuracy"] > 0.8

@@ -23,7 +23,8 @@ __all__ = ["Course", "Progress"]
 _EXPLORED = 1000  # the first seed of those by which decisions are made; confirmation has seeds from 0
 _CALIBRATED = 2000
 _UNKNOWN = 1.5  # times the baseline's seconds: what a recipe is expected to take before it has run
-_CALIBRATION = 2.0
+_CALIBRATION = 2.0  # seconds of training by which a step is measured
+_WARM = 8
 
 
 @final
@@ -107,6 +108,7 @@ class Course:
                 return
             keep(self.planned)
         costs, plan = self.planned
+        self._data = replace(self._data, used=plan.examples)
         self._bench.seconds = lambda arm: costs.trial(arm.steps, self._ratio(arm.recipe))
         self._choose_baseline(plan)
         if self.lr is None or self.baseline is None:
@@ -144,24 +146,21 @@ class Course:
                 raise _no_baseline(next(iter(found.values())))
             return finished
 
-        timed(2)
-        few = timed(4)
+        few = timed(_WARM)
         if not few:
             return None
-        fewer = median(record.wall_seconds for record in few)
-        steps = max(8, min(200, math.ceil(4 * _CALIBRATION / max(1e-3, fewer))))
-        many = timed(steps)
+        many = timed(max(_WARM + 1, min(200, math.ceil(_CALIBRATION / max(1e-4, _step(few))))))
         if not many:
             return None
-        step = max(1e-5, (median(record.wall_seconds for record in many) - fewer) / (steps - 4))
-        loading = min(float(str(record.arguments["loading_seconds"])) for record in many)
-        costs = Costs(step=step, fixed=max(0.0, fewer - 4 * step) + loading + 0.05)
+        rest = median(record.wall_seconds - _number(record, "training_seconds") for record in many)
+        loading = min(_number(record, "loading_seconds") for record in many)
+        costs = Costs(step=_step(many), fixed=max(0.0, rest) + loading + 0.05)
         return costs, planned(
             costs,
             seconds=self._bench.clock.left,
             jobs=self._jobs,
             recipes=len(self.fates),
-            examples=int(str(many[0].arguments["training_examples"])),
+            examples=round(_number(many[0], "training_examples")),
             batch_size=self._data.batch_size,
         )
 
@@ -208,7 +207,7 @@ class Course:
         starts = {name: (name, self.optimizer, each.lr or lr) for name, each in self._recipes.items()}
         tried = self._tries("trying rates of each recipe", plan, starts)
         best, usual = self.scores[self.optimizer][lr], baseline.cpu_seconds
-        examples = int(str(baseline.arguments["validation_examples"]))
+        examples = round(_number(baseline, "validation_examples"))
         for name, records in tried.items():
             scores = {rate: _score(record) for rate, record in records.items()}
             finished = [record for record in records.values() if record.status in FINISHED]
@@ -268,6 +267,15 @@ class Course:
 
 
 _HOPELESS = "it was behind the baseline in the race, by more than two standard errors"
+
+
+def _number(record: TrialRecord, argument: str) -> float:
+    return float(str(record.arguments[argument]))
+
+
+def _step(records: Sequence[TrialRecord]) -> float:
+    """Return the seconds of a step, the median over trials."""
+    return median(_number(record, "training_seconds") / _number(record, "steps") for record in records)
 
 
 def _none_works(scores: Mapping[float, float]) -> bool:

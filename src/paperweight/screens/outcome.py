@@ -219,9 +219,10 @@ class Screen:
         )
 
     def _scope(self) -> str:
-        steps = "" if self.plan is None else f" trained for {self.plan.steps} updates"
+        plan = self.plan
+        how = "" if plan is None else f" trained for {plan.steps:,} updates on at most {plan.examples:,} examples"
         return (
-            f"This holds for {self.network}{steps} on these data, with as many learning rates tried for each; "
+            f"This holds for {self.network}{how} of these data, with as many learning rates tried for each; "
             "of the verdicts one in twenty is expected to be wrong at most."
         )
 

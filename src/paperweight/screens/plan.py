@@ -15,7 +15,7 @@ PAIRS = 12
 RACE_SEEDS = 2
 
 _FEWEST_STEPS = 60
-_MOST_PASSES = 100
+_FEWEST_PASSES, _MOST_PASSES = 10, 100
 _STRIDE = 20  # a multiple of it lets what works in cycles of 5, 10 or 20 steps end with one
 _MOST_CONFIRMED = 8
 _CONTROLS = 2
@@ -59,12 +59,14 @@ class Plan:
         tries: Rates that are tried of each, at ``try_steps`` updates.
         try_steps: Updates of a try.
         race_steps: Updates of the race, on ``RACE_SEEDS`` seeds.
+        examples: Training examples: no more than a full training passes over ten times.
     """
 
     steps: int
     tries: int
     try_steps: int
     race_steps: int
+    examples: int
 
 
 def _seconds(plan: Plan, costs: Costs, recipes: int, confirmed: int, ratio: float) -> float:
@@ -75,11 +77,17 @@ def _seconds(plan: Plan, costs: Costs, recipes: int, confirmed: int, ratio: floa
     return tries + race + PAIRS * pair
 
 
-def _of_steps(steps: int, recipes: int) -> Plan:
+def _of_steps(steps: int, recipes: int, examples: int, batch_size: int) -> Plan:
     def share(parts: int) -> int:
         return math.ceil(steps / parts / _STRIDE) * _STRIDE
 
-    return Plan(steps=steps, tries=TRIES, try_steps=share(4 if recipes <= 12 else 8), race_steps=share(2))
+    return Plan(
+        steps=steps,
+        tries=TRIES,
+        try_steps=share(4 if recipes <= 12 else 8),
+        race_steps=share(2),
+        examples=min(examples, max(batch_size, steps * batch_size // _FEWEST_PASSES)),
+    )
 
 
 def planned(costs: Costs, *, seconds: float, jobs: int, recipes: int, examples: int, batch_size: int) -> Plan:
@@ -90,7 +98,7 @@ def planned(costs: Costs, *, seconds: float, jobs: int, recipes: int, examples: 
         seconds: The time that is left.
         jobs: Trials at once.
         recipes: Recipes to look at.
-        examples: Training examples.
+        examples: Training examples that there are.
         batch_size: Examples a step.
 
     Returns:
@@ -99,18 +107,18 @@ def planned(costs: Costs, *, seconds: float, jobs: int, recipes: int, examples: 
 
     Example:
         >>> plan = planned(Costs(0.005, 0.3), seconds=570, jobs=2, recipes=7, examples=10_000, batch_size=64)
-        >>> plan.steps, plan.try_steps, plan.race_steps
-        (1040, 260, 520)
+        >>> plan.steps, plan.try_steps, plan.race_steps, plan.examples
+        (1040, 260, 520, 6656)
     """
     most = max(_FEWEST_STEPS, _MOST_PASSES * max(1, examples // batch_size)) // _STRIDE
     confirmed = min(recipes, _MOST_CONFIRMED)
     fitting = _FEWEST_STEPS // _STRIDE
     for count in range(fitting, most + 1):
-        plan = _of_steps(count * _STRIDE, recipes)
+        plan = _of_steps(count * _STRIDE, recipes, examples, batch_size)
         if _seconds(plan, costs, recipes, confirmed, ratio=1.5) > _USABLE * seconds * jobs:
             break
         fitting = count
-    return _of_steps(fitting * _STRIDE, recipes)
+    return _of_steps(fitting * _STRIDE, recipes, examples, batch_size)
 
 
 def affordable(costs: Costs, plan: Plan, *, seconds: float, jobs: int, ratios: list[float]) -> int:

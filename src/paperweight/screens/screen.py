@@ -96,6 +96,7 @@ def screen(
     is_table = target is not None or str(data).lower().endswith(".csv")
     shared = ScreenData(
         train=_TRAIN,
+        used=_TRAIN,
         validation=_VALIDATION,
         test=_TEST,
         batch_size=_BATCH,

@@ -5,6 +5,7 @@ trial does differently in the name of its arm, so that a worker finds both again
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -66,7 +67,8 @@ class ScreenData:
     """What all trials of a part of a screen share.
 
     Args:
-        train: Number of training examples.
+        train: Number of training examples that are drawn.
+        used: Number of those that are trained on; all where there are no more.
         validation: Number of validation examples.
         test: Number of test examples.
         batch_size: Examples a batch.
@@ -75,6 +77,7 @@ class ScreenData:
     """
 
     train: int
+    used: int
     validation: int
     test: int
     batch_size: int
@@ -201,7 +204,8 @@ def _run(data: ScreenData, arm: Arm[ScreenArm], setting: Setting) -> Outcome:
     if plan.recipe == TREES:
         return _outcome(data, task, boosted_trees(task.data, setting.stream("method")), {}, {})
     if plan.recipe == HALF:
-        task = replace(task, data=replace(task.data, train=_first_half(task.train)))
+        task = _trained_on(task, len(task.train) // 2)
+    started = time.perf_counter()
     trained = train_by(
         None if plan.recipe in (BASELINE, IDENTITY, HALF) else find_recipe(plan.recipe),
         task,
@@ -216,23 +220,24 @@ def _run(data: ScreenData, arm: Arm[ScreenArm], setting: Setting) -> Outcome:
     def evaluate(part: LabelledImages) -> Evaluation:
         return evaluate_classifier(trained.model, part.images, part.labels)
 
-    made = {"optimizer": trained.optimizer, **trained.made}
-    return _outcome(data, task, evaluate, made, {"lr": plan.lr, **trained.arguments})
+    arguments = {"lr": plan.lr, **trained.arguments, "training_seconds": time.perf_counter() - started}
+    return _outcome(data, task, evaluate, {"optimizer": trained.optimizer, **trained.made}, arguments)
 
 
-def _first_half(part: LabelledImages) -> LabelledImages:
-    """Return the first half of examples that are in random order."""
-    half = max(1, len(part) // 2)
-    return LabelledImages(part.images[:half], part.labels[:half])
+def _trained_on(task: Classification, count: int) -> Classification:
+    """Return a task with the first training examples alone; they are in random order."""
+    count = max(1, count)
+    part = LabelledImages(task.train.images[:count], task.train.labels[:count])
+    return replace(task, data=replace(task.data, train=part))
 
 
 def _task(data: ScreenData, setting: Setting) -> tuple[Classification, Callable[..., nn.Module]]:
     """Return the data, inputs with mean 0 and standard deviation 1, and the default network for such data."""
     sizes = (data.train, data.validation, data.test)
     if data.target is None:
-        return classification(setting, smoke=sizes, desk=sizes, gpu=sizes), LeNet
+        return _trained_on(classification(setting, smoke=sizes, desk=sizes, gpu=sizes), data.used), LeNet
     table = setting.table(target=data.target or None, train=data.train, validation=data.validation, test=data.test)
-    return Classification(setting, table), partial(NormalisedMLP, hidden=(128, 64))
+    return _trained_on(Classification(setting, table), data.used), partial(NormalisedMLP, hidden=(128, 64))
 
 
 def _outcome(
