@@ -9,12 +9,19 @@ from sklearn.datasets import load_wine
 from paperweight.bench.loading import load_study
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.bench.worker import run_trial
-from paperweight.data import load_table, split_table
+from paperweight.data import Splits, load_table, split_table
 from paperweight.errors import InputError
-from paperweight.studies.screening import BASELINE, HALF, IDENTITY, TREES, ScreenArm, ScreenData
+from paperweight.studies import Recipe, Setting
+from paperweight.studies.screening import _LAST, BASELINE, HALF, IDENTITY, TREES, ScreenArm, ScreenData
 
 DATA = ScreenData(train=60, used=60, validation=40, test=50, batch_size=16)
 JUDGED = ScreenData(train=60, used=60, validation=40, test=50, batch_size=16, judged=True)
+
+SPOILS = Recipe(
+    words="it changes the data that it is given",
+    line="inputs.zero_()",
+    pretraining=lambda model, inputs, steps, generator: inputs.zero_(),  # pyright: ignore[reportArgumentType]
+)
 
 
 def record(data: ScreenData, recipe: str, source: str = "digits", seed: int = 0) -> TrialRecord:
@@ -61,6 +68,31 @@ def test_the_identity_differs_in_its_batches_alone_and_half_of_the_data_is_the_h
     half = record(DATA, HALF)
     assert half.arguments["training_examples"] == 30
     assert half.metrics != same
+
+
+def test_the_next_trial_takes_the_data_as_they_are_and_not_as_a_recipe_left_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[int] = []
+
+    def counted(self: Setting, **options: object) -> Splits:
+        loaded.append(self.seed)
+        return images(self, **options)
+
+    images = Setting.images
+    monkeypatch.setattr(Setting, "images", counted)
+    monkeypatch.setattr("paperweight.studies.screening.find_recipe", lambda _: SPOILS)
+    _LAST.clear()
+    first = record(DATA, BASELINE)
+    assert record(DATA, BASELINE).metrics == first.metrics
+    assert record(JUDGED, BASELINE).message == first.message
+    assert loaded == [0]
+    assert record(DATA, "spoils").metrics != first.metrics
+    again = record(DATA, BASELINE)
+    assert (again.metrics, again.data_hashes) == (first.metrics, first.data_hashes)
+    assert loaded == [0, 0]
+    record(DATA, BASELINE, seed=1)
+    assert loaded == [0, 0, 1]
 
 
 def test_tables_are_screened_and_trees_stand_beside(wine: str) -> None:

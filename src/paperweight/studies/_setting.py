@@ -4,7 +4,7 @@ import copy
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar, final
 
@@ -191,6 +191,12 @@ class Setting:
             validation=self._here(splits.validation),
             test=self._here(splits.test),
         )
+
+    def take_over(self, notes: Sequence[str], data_hashes: Mapping[str, str]) -> None:
+        """Note of data that an earlier run in this process loaded what was noted then."""
+        self._waiting.discard("data")
+        self.notes.extend(notes)
+        self.data_hashes |= data_hashes
 
     def _here(self, part: LabelledImages) -> LabelledImages:
         return LabelledImages(part.images.to(self.device), part.labels.to(self.device))
