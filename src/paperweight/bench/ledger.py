@@ -106,6 +106,7 @@ class Ledger:
         """
         keys = [spec.key() for spec in specs]
         now = here()
+        present = now.state()
         units = self._units(specs)
         trial = self._trial.c
         query = sa.select(trial.id, trial.key, trial.group_key, trial.state, sa.cast(trial.record, sa.Text))
@@ -113,7 +114,7 @@ class Ledger:
         found: dict[str, TrialRecord] = {}
         for number, key, group, state, text in self._rows(query, trial.key, keys):
             executed = units.get((group, state))
-            if state != now.state() and (executed is None or changed(now, executed)):
+            if state != present and (executed is None or changed(now, executed)):
                 continue
             record = self._record(number, key, text)
             if record is not None and unchanged_files(record.own):

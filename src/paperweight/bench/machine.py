@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import platform
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,13 +21,22 @@ _LIBRARIES = ("numpy", "scipy", "scikit-learn", "pillow", "pyarrow")
 
 def environment(device: str) -> dict[str, str]:
     """Return versions, hardware and threads: what a number depends on beside the code."""
+    found = _fixed() | {"threads": str(torch.get_num_threads())}
+    if torch.device(device).type == "cuda":
+        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
+    return found
+
+
+@cache
+def _fixed() -> dict[str, str]:
+    """Return what stays while this process lives."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 cpu = line.partition(":")[2].strip()
                 break
-    found = {
+    return {
         "paperweight": paperweight.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -34,11 +44,7 @@ def environment(device: str) -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu,
         "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
     }
-    if torch.device(device).type == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
-    return found
 
 
 def _memory(field: str) -> int | None:

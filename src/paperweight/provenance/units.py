@@ -6,9 +6,10 @@ A *unit* is a function, a method, what remains of a class without its methods, o
 
 import ast
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import final
 
@@ -70,6 +71,12 @@ class _Module:
     texts: dict[str, str] = field(default_factory=dict[str, str])
 
 
+@lru_cache(maxsize=10_000)
+def _content(path: Path, mark: tuple[int, ...]) -> str:
+    """Return the hash of a file, which is read anew once its size, inode or times have changed."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @final
 class SourceTree:
     """A folder that holds the package, such as ``src`` of a checkout.
@@ -108,7 +115,9 @@ class SourceTree:
         """Return a hash of all files of the package, their layout and words included."""
         found = hashlib.sha256()
         for path in sorted(self.package.rglob("*.py")):
-            found.update(f"{self._module(path)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+            status = path.stat()
+            mark = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            found.update(f"{self._module(path)} {_content(path, mark)}".encode())
         return found.hexdigest()[:16]
 
     def used(self, record: Recording) -> dict[str, str]:
@@ -163,7 +172,7 @@ class SourceTree:
 
     def _module(self, path: Path) -> str:
         """Return the dotted name of a file below the package."""
-        parts = path.relative_to(self.package).with_suffix("").parts
+        parts = str(path)[len(str(self.package)) + 1 : -len(path.suffix)].split(os.sep)
         return ".".join(part for part in parts if part != "__init__")
 
     def _file(self, module: str) -> Path | None:

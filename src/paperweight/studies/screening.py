@@ -48,6 +48,8 @@ TREES = "gradient_boosting"
 
 PREFIX = "screening:"
 
+_VALIDATED, _TESTED = 1_500, 3_000
+
 
 def _sgd(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
     return SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4)
@@ -225,10 +227,14 @@ def _run(data: ScreenData, arm: Arm[ScreenArm], setting: Setting) -> Outcome:
 
 
 def _trained_on(task: Classification, count: int) -> Classification:
-    """Return a task with the first training examples alone; they are in random order."""
+    """Return a task with the first training examples alone."""
+    return replace(task, data=replace(task.data, train=_first(task.train, count)))
+
+
+def _first(part: LabelledImages, count: int) -> LabelledImages:
+    """Return the first examples, at least one; they are in random order."""
     count = max(1, count)
-    part = LabelledImages(task.train.images[:count], task.train.labels[:count])
-    return replace(task, data=replace(task.data, train=part))
+    return LabelledImages(part.images[:count], part.labels[:count])
 
 
 @final
@@ -273,10 +279,13 @@ def _task(data: ScreenData, setting: Setting) -> tuple[Classification, Callable[
 
 
 def _parts(data: ScreenData, setting: Setting) -> Splits:
+    """Return the parts, of those for evaluation no more than a short training can wait for."""
     sizes = (data.train, data.validation, data.test)
     if data.target is None:
-        return classification(setting, smoke=sizes, desk=sizes, gpu=sizes).data
-    return setting.table(target=data.target or None, train=data.train, validation=data.validation, test=data.test)
+        parts = classification(setting, smoke=sizes, desk=sizes, gpu=sizes).data
+    else:
+        parts = setting.table(target=data.target or None, train=data.train, validation=data.validation, test=data.test)
+    return replace(parts, validation=_first(parts.validation, _VALIDATED), test=_first(parts.test, _TESTED))
 
 
 def _outcome(
