@@ -29,6 +29,7 @@ class DrawnBench:
     step_seconds: float = 0.004
     interrupted: bool = False
     stages: list[str] = field(default_factory=list)
+    told: list[Progress] = field(default_factory=list)
     asked: list[tuple[ScreenData, Asked]] = field(default_factory=list)
     seconds: Callable[..., float] = lambda _: 0.0
     tell: Callable[[int, int], None] = lambda _, __: None
@@ -86,6 +87,7 @@ class DrawnBench:
     def course(self, recipes: Sequence[str], *, target: str | None = None) -> Course:
         def told(progress: Progress) -> None:
             self.stages.append(progress.stage)
+            self.told.append(progress)
 
         data = ScreenData(train=10_000, used=10_000, validation=3_000, test=7_000, batch_size=64, target=target)
         course = Course(

@@ -61,6 +61,20 @@ def test_every_recipe_has_as_many_tries_as_the_baseline(drawn) -> None:
     assert 0.02 < screen.lr < 0.12
 
 
+def test_progress_names_who_is_alive_and_by_what_margin(drawn) -> None:
+    bench = drawn(EFFECTS, misfits=["other"])
+    bench.course(RECIPES)
+    trying, racing = (
+        [told for told in bench.told if told.stage.startswith(stage)][-1] for stage in ("trying", "racing")
+    )
+    assert set(trying.alive) == {"none", "helper", "harmful", "hopeless"}
+    assert trying.alive["hopeless"] == pytest.approx(-0.2, abs=0.03)
+    assert set(racing.alive) == {"none", "helper", "harmful"}
+    confirming = bench.told[-1]
+    assert confirming.stage.startswith("confirming")
+    assert confirming.left < racing.left < trying.left
+
+
 def test_pairs_have_a_baseline_of_their_own_seed_and_end_with_the_verdict(drawn) -> None:
     bench = drawn(EFFECTS)
     course = bench.course(RECIPES)

@@ -92,6 +92,7 @@ class Course:
         self._tell = tell
         self._ratios: dict[str, float] = {}
         self._rates: dict[str, float] = {}
+        self._margins: dict[str, float | None] = {}
 
     def go(self, keep: Callable[[tuple[Costs, Plan]], None]) -> None:
         """Go through all stages, as long as there is time.
@@ -127,7 +128,7 @@ class Course:
         return 1.0 if recipe in (BASELINE, IDENTITY, HALF) else self._ratios.get(recipe, _UNKNOWN)
 
     def _run(self, stage: str, every: Sequence[Asked], *, judged: bool = False) -> dict[Asked, TrialRecord]:
-        self._bench.tell = lambda done, total: self._say(stage, done, total, {})
+        self._bench.tell = lambda done, total: self._say(stage, done, total, self._margins)
         return self._bench.run(replace(self._data, judged=judged), every)
 
     def _say(self, stage: str, done: int, total: int, alive: Mapping[str, float | None]) -> None:
@@ -187,8 +188,21 @@ class Course:
             found = self._run(stage, list(fresh))
             for asked, record in found.items():
                 tried[fresh[asked]][asked[0].lr] = record
+            self._note_margins(tried)
             if not fresh or len(found) < len(fresh):
                 return tried
+
+    def _note_margins(self, tried: Mapping[str, Mapping[float, TrialRecord]]) -> None:
+        """Note by how much the best try of each recipe is ahead of the baseline's."""
+        if self.lr is None:
+            return
+        best = self.scores[self.optimizer][self.lr]
+        for name, records in tried.items():
+            scores = [_score(record) for record in records.values()]
+            if not scores or max(scores) > -math.inf:
+                self._margins[name] = max(scores) - best if scores else None
+            else:
+                self._margins.pop(name, None)
 
     def _choose_baseline(self, plan: Plan) -> None:
         starts = {name: (BASELINE, name, start) for name, (_, start) in OPTIMIZERS.items()}
@@ -223,6 +237,7 @@ class Course:
     def _race(self, costs: Costs, plan: Plan, lr: float) -> list[str] | None:
         """Drop the hopeless at half of the steps, and return which recipes are confirmed; ``None`` without the time."""
         racing = [name for name, fate in self.fates.items() if fate.stage == "tried" and not fate.reason]
+        self._margins = {name: self._margins[name] for name in racing}
         if any(fate.stage == "waiting" for fate in self.fates.values()):
             return None
         baseline = ScreenArm(BASELINE, self.optimizer, lr, plan.race_steps)
