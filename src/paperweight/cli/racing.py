@@ -48,7 +48,8 @@ class Live:
 def picture(progress: "Progress") -> Group:
     """Return the picture of a screen on its way."""
     head = Text(f"{progress.stage}; {_clock(progress.left)} left")
-    bar = ProgressBar(total=max(1, progress.total), completed=progress.done, width=40)
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=max(1, progress.total), completed=progress.done, width=40))
     table = Table.grid(padding=(0, 2))
     known = {name: gain for name, gain in progress.alive.items() if gain is not None}
     ranked = sorted(progress.alive, key=lambda name: -known.get(name, 0.0))

@@ -6,7 +6,6 @@ A *unit* is a function, a method, what remains of a class without its methods, o
 
 import ast
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -172,8 +171,8 @@ class SourceTree:
 
     def _module(self, path: Path) -> str:
         """Return the dotted name of a file below the package."""
-        parts = str(path)[len(str(self.package)) + 1 : -len(path.suffix)].split(os.sep)
-        return ".".join(part for part in parts if part != "__init__")
+        folders = path.parts[len(self.package.parts) : -1]
+        return ".".join(folders if path.stem == "__init__" else (*folders, path.stem))
 
     def _file(self, module: str) -> Path | None:
         """Return the file that a module's name stands for, where there is one."""
