@@ -137,10 +137,10 @@ class JsonText:
         return self._text(self._take(_NAME, "a name in quotation marks and a colon")[1])
 
     def _sign(self, closing: bytes) -> bytes:
-        sign = self._next()
-        if sign not in (b",", closing):
+        found, sign = _SIGN.match(self._content, self.place), self._next()
+        if found is None or sign not in (b",", closing):
             self._refuse(f"a comma or {closing.decode()}")
-        self._take(_SIGN, "")
+        self.place = found.end()
         return sign
 
     def _take(self, pattern: re.Pattern[bytes], expected: str) -> re.Match[bytes]:
@@ -173,7 +173,7 @@ class JsonText:
 
     def _read(self, token: bytes) -> object:
         try:
-            return json.loads(token)
+            return json.loads(token) if token.startswith(b'"') else int(token)
         except ValueError as error:  # half an escape, or a number of more digits than Python reads
             raise self._error(f"is not JSON ({error})") from error
 

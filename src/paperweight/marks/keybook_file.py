@@ -54,6 +54,8 @@ class _Names:
 
     def __init__(self) -> None:
         self._hashes = array("q")
+        self._asked: str | None = None
+        self._place = 0
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -63,8 +65,10 @@ class _Names:
         return place < len(self) and self._hashes[place] == hash(record)
 
     def index(self, record: str) -> int:
-        """Return the place of a name."""
-        return bisect_left(self._hashes, hash(record))
+        """Return the place of a name; it is looked for once where it is asked for several times in turn."""
+        if record is not self._asked:
+            self._asked, self._place = record, bisect_left(self._hashes, hash(record))
+        return self._place
 
     def add(self, record: str) -> None:
         """Add a name; `finish` makes the names known."""
