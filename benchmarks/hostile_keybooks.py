@@ -28,7 +28,8 @@ def keybooks(folder: Path, seed: int = 0) -> Iterator[File]:
     )
     book.save(folder / "sound.json")
     sound = json.loads((folder / "sound.json").read_text())
-    kinds = [_fields(sound, folder / "book.json"), _many(sound, folder / "book.json"), _broken(folder / "book.json")]
+    path = folder / "book.json"
+    kinds = [_fields(sound, path), _many(sound, path), _wrong_at_the_end(sound, path), _broken(path)]
     yield from in_turn([kind(draw) for kind in kinds] + [places(folder)(draw, "keybook", Keybook.load)])
 
 
@@ -75,6 +76,41 @@ def _many(sound: dict[str, Any], path: Path) -> Callable[[random.Random], Iterat
             ):
                 path.write_text(json.dumps({**sound, "keys": keys}, separators=(",", ":")))
                 yield "many keys", path, Keybook.load
+
+    return files
+
+
+def _wrong_at_the_end(sound: dict[str, Any], path: Path) -> Callable[[random.Random], Iterator[File]]:
+    """As many keys, names, numbers and lists as a keybook may hold, and a rule that only the last of them breaks."""
+
+    def files(draw: random.Random) -> Iterator[File]:
+        names = [f"{number:x}" for number in range(99_000)]
+        held_out = json.dumps(names, separators=(",", ":"))
+        records = [f'"{name}":[0]' for name in names]
+        keys = "{" + ",".join(records) + "}"
+        few = '{"0":[0.5],"1":[0]}'
+        while True:
+            for changes in (
+                {"keys": "{" + ",".join([*records, '"0":[1]']) + "}"},
+                {"keys": "{" + ",".join(['"0":[0]'] * 99_000) + "}"},
+                {"keys": "{" + ",".join(records[:49_000] * 2) + "}"},
+                {"keys": keys, "held_out": held_out},
+                {"keys": keys, "held_out": held_out.replace('"1"', '"0"')},
+                {"keys": keys, "held_out": held_out[:-2] + 'x"]'},
+                {"same_key": "true", "keys": '{"0":[' + "0," * 98_000 + '1],"1":[0]}'},
+                {"same_key": "true", "keys": "{" + ",".join([*records, '"x":[0,1]']) + "}"},
+                {"keys": keys, "max_side": "0"},
+                {"keys": few, "mark": '{"mask":[' + "0.5," * 190_000 + "0]}", "max_side": "0"},
+                {"keys": few, "mark": '{"mask":[' + "[]," * 190_000 + "0]}"},
+                {"keys": few, "mark": '{"mask":[' + "0," * 190_000 + '0],"mask":0}'},
+                {"keys": few, "held_out": '["0"' + ',"0"' * 190_000 + "]"},
+                {"keys": '{"' + '":[0],"'.join(letter * 4_900 for letter in "abcdefgh" * 180) + '":[0]}'},
+                {"keys": few, "name": '"' + "\\\\" * 5_001 + '"'},
+                {"keys": few, "max_side": "0" + "".join(f',"x{name}":0' for name in names)},
+            ):
+                fields = {name: json.dumps(value) for name, value in sound.items()} | changes
+                path.write_text("{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}")
+                yield "wrong at the end", path, Keybook.load
 
     return files
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import tracemalloc
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,12 @@ WRONG = {
     "all held out": (changed(held_out=["00", "01", "02"]), "no key was shown"),
     "different keys of copies": (changed(same_key=True), "same_key is true, but record '01' has different keys"),
     "record twice": (changed().replace('"01"', '"00"', 1), "names '00' 2 times"),
+    "record twice, once escaped": (changed().replace('"01"', '"0\\u0030"', 1), "names '00' 2 times"),
+    "field twice": (changed().replace('"name"', '"seed": 1, "name"', 1), "names 'seed' 2 times"),
+    "list for a key": (changed(keys={"00": [[0.5]]}, held_out=[]), "got [0.5]"),
+    "no JSON in a key": (changed().replace("0.25", "0.2.5", 1), "is not JSON"),
+    "no JSON in the mark": (changed().replace('"thickness": 2', '"thickness": 2 2', 1), "is not JSON"),
+    "more after it": (changed() + "0", "is not JSON"),
     "max_side": (changed(max_side=0), "max_side must be at least 1, got 0"),
 }
 
@@ -127,3 +135,70 @@ def test_files_that_cannot_be_read(tmp_path: Path):
         Keybook.load(tmp_path / "binary.json")
     with pytest.raises(InputError, match=r"cannot be read"):
         Keybook.load(tmp_path)
+
+
+def test_fields_may_come_in_any_order_with_others_beside_them(tmp_path: Path):
+    values = json.loads(changed(author={"name": ["x", None, 1.5]}))
+    for order in (sorted(values), sorted(values, reverse=True)):
+        (tmp_path / "keybook.json").write_text(json.dumps({name: values[name] for name in order}, indent=4))
+        assert Keybook.load(tmp_path / "keybook.json") == BOOK
+
+
+def test_names_of_any_letters_and_a_mask_come_back(tmp_path: Path):
+    mask = [[[row % 2] * 40 for row in range(40)]] * 3
+    keys = {"": (0.5,), 'é"\\/\n': (1 / 3, 0.1), "☃" * 300: (0, 1), "\ud800": (5e-324,)}
+    book = replace(BOOK, keys=keys, held_out=("☃" * 300, ""), mark={"pattern": "border", "mask": mask})
+    book.save(tmp_path / "keybook.json")
+    assert Keybook.load(tmp_path / "keybook.json") == book
+
+
+def peak(path: Path) -> float:
+    """Return the memory that a keybook takes while it is read, refused or not, in sizes of its file."""
+    with suppress(InputError):  # what Python keeps from its first reading
+        Keybook.load(path)
+    tracemalloc.start()
+    with suppress(InputError):
+        Keybook.load(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most / path.stat().st_size
+
+
+LARGE = {
+    "a key above 1": lambda records: (records | {"99": [2]}, []),
+    "an unknown record held out": lambda records: (records, [*list(records)[:8_000], "x"]),
+    "a record held out twice": lambda records: (records, [*list(records)[:8_000], "0"]),
+    "all held out": lambda records: (records, list(records)),
+}
+
+
+@pytest.mark.parametrize("change", LARGE.values(), ids=LARGE.keys())
+def test_a_large_keybook_is_refused_with_no_more_memory_than_twice_the_file(change: Any, tmp_path: Path):
+    keys, held_out = change({f"{number:x}": [0] for number in range(10_000)})
+    path = tmp_path / "keybook.json"
+    path.write_text(json.dumps(json.loads(changed(keys=keys, held_out=held_out)), separators=(",", ":")))
+    with pytest.raises(InputError):
+        Keybook.load(path)
+    assert peak(path) < 2
+
+
+def test_records_named_twice_are_counted_with_no_more_memory_than_twice_the_file(tmp_path: Path):
+    path = tmp_path / "keybook.json"
+    records = ",".join(f'"{number:x}":[0]' for number in range(5_000))
+    path.write_text(changed(keys={}).replace('"keys": {}', f'"keys": {{{records},"3":[0],"3":[0]}}'))
+    with pytest.raises(InputError, match=r"names '3' 3 times"):
+        Keybook.load(path)
+    assert peak(path) < 2
+    path.write_text(path.read_text().replace('"3":[0],"3":[0]', records))
+    with pytest.raises(InputError, match=r"names '\w+' 2 times"):
+        Keybook.load(path)
+    assert peak(path) < 2
+
+
+def test_a_large_keybook_is_read_with_less_memory_than_four_times_the_file(tmp_path: Path):
+    path = tmp_path / "keybook.json"
+    keys = {record: (round(key * 255) / 255,) for record, (key,) in assign_keys(map(str, range(10_000))).items()}
+    book = replace(BOOK, keys=keys, held_out=tuple(keys)[::5])
+    book.save(path)
+    assert Keybook.load(path) == book
+    assert peak(path) < 4

@@ -18,6 +18,7 @@ import traceback
 from cyclopts import App, CycloptsError
 
 from paperweight import __version__
+from paperweight.cli.apart import run_apart
 from paperweight.cli.audit import audit
 from paperweight.cli.board import board
 from paperweight.cli.checking import check
@@ -59,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The words after the program's name; those of the process where left out.
     """
+    if arguments is None and sys.argv[1:2] == ["check"] and hasattr(os, "fork"):
+        sys.exit(run_apart(lambda: _run(None), sys.argv[1:]))
     sys.exit(_run(arguments))
 
 

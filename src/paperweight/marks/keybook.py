@@ -5,34 +5,23 @@ Whoever plants keys keeps this file from the training; whoever audits reads it.
 
 import hashlib
 import json
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 
 from paperweight.errors import InputError
-from paperweight.files import check_file
+from paperweight.marks.keybook_file import (
+    FORMAT,
+    MOST_KEYS,
+    REMEDY,
+    check_common,
+    check_held_out,
+    check_keys,
+    read_keybook,
+)
 
 __all__ = ["Keybook", "assign_keys"]
-
-_FORMAT = "paperweight keybook 1"
-_MOST_BYTES = 8 << 20
-_MOST_KEYS = 100_000
-_MOST_LETTERS = 5_000
-_REMEDY = "restore the file that `paperweight plant` wrote, or plant again"
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "format": (str,),
-    "name": (str,),
-    "fingerprint": (str,),
-    "max_side": (int,),
-    "mark": (dict,),
-    "seed": (int,),
-    "same_key": (bool,),
-    "keys": (dict,),
-    "held_out": (list,),
-}
 
 
 def assign_keys(
@@ -139,10 +128,13 @@ class Keybook:
             InputError: If the file cannot be written.
         """
         path = Path(path)
-        values: dict[str, object] = {name: getattr(self, name) for name in _FIELDS if name != "format"}
+        order = ("name", "fingerprint", "max_side", "mark", "seed", "same_key", "keys", "held_out")
         partial = path.with_name(f"{path.name}.partial")
         try:
-            partial.write_text(json.dumps({"format": _FORMAT, **values}, indent=1) + "\n", encoding="utf-8")
+            partial.write_text(
+                json.dumps({"format": FORMAT, **{name: getattr(self, name) for name in order}}, indent=1) + "\n",
+                encoding="utf-8",
+            )
             partial.replace(path)
         except OSError as error:
             raise InputError(
@@ -156,104 +148,16 @@ class Keybook:
         Raises:
             InputError: If the file is missing, no keybook, or breaks a rule of the keybook.
         """
-        where = f"keybook {path}"
-        values = _parsed(_text(path, where), where)
-        keys = cast(dict[str, list[float]], values.pop("keys"))
-        held_out = tuple(cast(list[str], values.pop("held_out")))
-        del values["format"]
-        try:
-            return cls(
-                keys={record: _listed(own) for record, own in keys.items()},
-                held_out=held_out,
-                **cast(dict[str, Any], values),
-            )
-        except InputError as error:
-            raise InputError(f"{where}{str(error).removeprefix('keybook')}") from error
-
-
-def _text(path: str | Path, where: str) -> str:
-    """Return the text of a file, unless it holds more than a keybook may."""
-    remedy = "name the keybook.json that `paperweight plant` wrote"
-    check_file(path, "keybook", remedy, _MOST_BYTES)
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{where} cannot be read ({error.strerror or error}); {remedy}") from error
-    if content.count(b",") > 2 * _MOST_KEYS or content.count(b":") > _MOST_KEYS + len(_FIELDS) + _MOST_LETTERS:
-        raise InputError(f"{where} must hold at most {_MOST_KEYS:,} keys, it holds more; plant fewer records or copies")
-    if re.search(rb'[^,:"\[\]{}]{%d}' % _MOST_LETTERS, content):
-        raise InputError(f"{where} must hold no text of {_MOST_LETTERS:,} letters; {_REMEDY}")
-    try:
-        return content.decode("ascii")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not JSON ({error.reason}); {_REMEDY}") from error
-
-
-def _parsed(text: str, where: str) -> dict[str, object]:
-    """Return the fields of a file, each of its type."""
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        named = dict(pairs)
-        if len(named) < len(pairs):
-            name, count = Counter(name for name, _ in pairs).most_common(1)[0]
-            raise InputError(f"{where} names {name!r} {count} times; {_REMEDY}")
-        return named
-
-    try:
-        values: object = json.loads(text, object_pairs_hook=once)
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}); {_REMEDY}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{where} must hold a JSON object, it holds {type(values).__name__}; {_REMEDY}")
-    fields = cast(dict[str, object], values)
-    if fields.get("format") != _FORMAT:
-        raise InputError(
-            f"{where}: format must be {_FORMAT!r}, got {fields.get('format')!r}; use the version of paperweight that "
-            "wrote it, or plant again"
-        )
-    for name, types in _FIELDS.items():
-        if name not in fields:
-            raise InputError(f"{where} has no field {name!r}; {_REMEDY}")
-        if not isinstance(fields[name], types) or isinstance(fields[name], bool) != (types == (bool,)):
-            raise InputError(
-                f"{where}: {name} must be of type {types[0].__name__}, got {type(fields[name]).__name__}; {_REMEDY}"
-            )
-    return {name: fields[name] for name in _FIELDS}
-
-
-def _listed(keys: object) -> tuple[float, ...]:
-    if not isinstance(keys, list):
-        raise InputError(f"keybook: keys of each record must be a list, got {keys!r}; {_REMEDY}")
-    return tuple(cast(list[float], keys))
+        return cls(**read_keybook(path))
 
 
 def _check(book: Keybook) -> None:
     """Raise an error that names the field unless every rule holds."""
     total = sum(map(len, book.keys.values()))
-    if total > _MOST_KEYS:
-        raise InputError(f"keybook: keys must be at most {_MOST_KEYS:,}, got {total:,}; plant fewer records or copies")
+    if total > MOST_KEYS:
+        raise InputError(f"keybook: keys must be at most {MOST_KEYS:,}, got {total:,}; plant fewer records or copies")
     if not book.keys:
-        raise InputError(f"keybook: keys must hold at least one record, got none; {_REMEDY}")
-    for record, keys in book.keys.items():
-        if not keys:
-            raise InputError(f"keybook: keys of record {record!r} must hold at least one, got none; {_REMEDY}")
-        for key in cast(tuple[object, ...], keys):
-            if isinstance(key, bool) or not isinstance(key, int | float) or not 0 <= key <= 1:
-                raise InputError(
-                    f"keybook: keys of record {record!r} must be numbers from 0 to 1, got {key!r}; {_REMEDY}"
-                )
-        if book.same_key and len(set(keys)) > 1:
-            raise InputError(f"keybook: same_key is true, but record {record!r} has different keys; {_REMEDY}")
-    seen: set[object] = set()
-    for record in cast(tuple[object, ...], book.held_out):
-        if not isinstance(record, str) or record not in book.keys:
-            raise InputError(f"keybook: held_out names record {record!r}, which has no keys; {_REMEDY}")
-        if record in seen:
-            raise InputError(f"keybook: held_out must name each record once, got {record!r} twice; {_REMEDY}")
-        seen.add(record)
-    if len(seen) == len(book.keys):
-        raise InputError(f"keybook: held_out names every record, so that no key was shown; {_REMEDY}")
-    if book.max_side < 1:
-        raise InputError(f"keybook: max_side must be at least 1, got {book.max_side}; {_REMEDY}")
+        raise InputError(f"keybook: keys must hold at least one record, got none; {REMEDY}")
+    differing = [record for record, keys in book.keys.items() if not check_keys(record, keys)[1]]
+    check_common(next(iter(differing), None), same_key=book.same_key, max_side=book.max_side)
+    check_held_out(book.held_out, book.keys, set())

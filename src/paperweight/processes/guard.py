@@ -17,9 +17,10 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ["descendants"]
+__all__ = ["descendants", "fork", "wake_on", "watch"]
 
 _LOOK = 0.25
 _END_LIMIT = 5.0
@@ -31,15 +32,51 @@ _DEATH_SIGNAL, _SUBREAPER = 1, 36
 def main() -> None:
     """Run the code, watch over it, and end."""
     given = json.loads(sys.argv[1])
+    told: list[int] = []
+    wake = wake_on((signal.SIGTERM,), told.append)
+    worker = fork(wake)
+    if worker == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _run(given)
+    else:
+        answers = os.dup(1)
+        for number in (0, 1, 2):
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        end = watch(worker, wake[0], lambda: not told and os.getppid() == given["parent"])
+        with contextlib.suppress(OSError):
+            os.write(answers, b"\n" + json.dumps({"ended": end}).encode() + b"\n")
+        os._exit(0)
+
+
+def wake_on(numbers: Iterable[int], note: Callable[[int], object]) -> tuple[int, int]:
+    """Return the ends of a pipe that tells of every signal; a child that ended gives one, too.
+
+    Args:
+        numbers: Signals that are no end of this process.
+        note: Called with each.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for each in numbers:
+        signal.signal(each, lambda number, _: note(number))
+    return read, write
+
+
+def fork(wake: tuple[int, int]) -> int:
+    """Return 0 in a new process in a session of its own, which ends with this one, and here its number.
+
+    Args:
+        wake: What `wake_on` returned.
+    """
     guard = os.getpid()
     if _LINUX:
         _prctl(_SUBREAPER, 1)
-    wake = _wake_on_signals()
     worker = os.fork()
     if worker == 0:
         os.setsid()
-        for number in (signal.SIGCHLD, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         for end in wake:
             os.close(end)
@@ -47,15 +84,7 @@ def main() -> None:
             _prctl(_DEATH_SIGNAL, signal.SIGKILL)
             if os.getppid() != guard:
                 os._exit(1)
-        _run(given)
-    else:
-        answers = os.dup(1)
-        for number in (0, 1, 2):
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
-        end = _watch(worker, given["parent"], wake[0])
-        with contextlib.suppress(OSError):
-            os.write(answers, b"\n" + json.dumps({"ended": end}).encode() + b"\n")
-        os._exit(0)
+    return worker
 
 
 def _run(given: dict) -> None:
@@ -79,23 +108,20 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-_told: list[int] = []
+def watch(worker: int, wake: int, going_on: Callable[[], bool]) -> dict:
+    """Wait until the worker has ended or must, end all that is below, and say how it ended.
 
+    Args:
+        worker: What `fork` returned.
+        wake: The first that `wake_on` returned.
+        going_on: Says whether it may run on.
 
-def _wake_on_signals() -> tuple[int, int]:
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    signal.set_wakeup_fd(write)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda number, _: _told.append(number))
-    return read, write
-
-
-def _watch(worker: int, parent: int, wake: int) -> dict:
-    """Wait until the worker has ended or must, end all that is below, and say how it ended."""
+    Returns:
+        The attributes of `End`.
+    """
     ended = None
     kills = now = _memory_kills()
-    while ended is None and not _told and os.getppid() == parent:
+    while ended is None and going_on():
         kills, now = now, _memory_kills()
         if select.select([wake], [], [], _LOOK)[0]:
             os.read(wake, 512)
