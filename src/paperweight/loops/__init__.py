@@ -1,8 +1,8 @@
 """Plain PyTorch training and evaluation loops that studies share.
 
-Every loop is `minimise` on the batches of `index_batches`; `tune` tries a grid, and `best_of` chooses among runs. What
-is random comes from the generator given; the global random state is drawn from only by a model that does so itself, as
-dropout does.
+Every loop is `minimise` on the batches of `index_batches`; `tune` tries a grid, or what a `Search` suggests in place of
+it, and `best_of` chooses among runs. What is random comes from the generator given; the global random state is drawn
+from only by a model that does so itself, as dropout does.
 """
 
 from paperweight.loops.adversarial import AdversarialLoss, fit_adversarial
@@ -12,6 +12,7 @@ from paperweight.loops.core import OnStep, Schedule, at_points, clip_gradients, 
 from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
 from paperweight.loops.schedules import warmed_cosine
+from paperweight.loops.searching import Search, check_search
 from paperweight.loops.supervised import Evaluation, evaluate_classifier, fit_classifier
 from paperweight.loops.text_to_image import fit_text_to_image
 
@@ -22,9 +23,11 @@ __all__ = [
     "ExponentialMovingAverage",
     "OnStep",
     "Schedule",
+    "Search",
     "Tuned",
     "at_points",
     "best_of",
+    "check_search",
     "clip_gradients",
     "evaluate_classifier",
     "fit_adversarial",
