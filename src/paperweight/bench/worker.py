@@ -151,7 +151,8 @@ def run_trial(
             raise InputError(f"study {study.stem} has no use for {options}; weigh it without")
         if search is not None and not search.grids:
             raise InputError(
-                f"arm {spec.arm!r} of study {study.stem} tunes nothing; weigh it without --tune, or other arms by --arms"
+                f"arm {spec.arm!r} of study {study.stem} tunes nothing; weigh it without --tune, or other arms "
+                "by --arms"
             )
         if device.type == "cuda":
             torch.cuda.synchronize(device)

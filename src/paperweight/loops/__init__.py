@@ -13,6 +13,7 @@ from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
 from paperweight.loops.schedules import warmed_cosine
 from paperweight.loops.searching import Search, check_search
+from paperweight.loops.stacked import Pays, fit_stacked, stacking_pays
 from paperweight.loops.supervised import Evaluation, evaluate_classifier, fit_classifier
 from paperweight.loops.text_to_image import fit_text_to_image
 
@@ -22,6 +23,7 @@ __all__ = [
     "Evaluation",
     "ExponentialMovingAverage",
     "OnStep",
+    "Pays",
     "Schedule",
     "Search",
     "Tuned",
@@ -33,12 +35,14 @@ __all__ = [
     "fit_adversarial",
     "fit_classifier",
     "fit_generator",
+    "fit_stacked",
     "fit_text_to_image",
     "fit_views",
     "index_batches",
     "loss_curve",
     "minimise",
     "nt_xent",
+    "stacking_pays",
     "tune",
     "warmed_cosine",
 ]

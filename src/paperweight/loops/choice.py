@@ -87,7 +87,9 @@ def tune(
     return _chosen(tries, {value: score(tried) for value, tried in tries.items()}, better)
 
 
-def _chosen(tries: Mapping[float, Try], scores: Mapping[float, float], better: Literal["higher", "lower"]) -> Tuned[Try]:
+def _chosen(
+    tries: Mapping[float, Try], scores: Mapping[float, float], better: Literal["higher", "lower"]
+) -> Tuned[Try]:
     return Tuned(tries, scores, best_of(scores, scores.__getitem__, better=better))
 
 
