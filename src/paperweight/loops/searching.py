@@ -85,9 +85,9 @@ class Search:
 
     Example:
         >>> from paperweight.loops import tune
-        >>> with Search(tries=8, seed=0) as search:  # doctest: +SKIP
+        >>> with Search(tries=8, seed=0) as search:
         ...     tuned = tune((0.01, 0.1, 1.0), lambda rate: abs(rate - 0.05), lambda loss: loss, better="lower")
-        >>> search.grids, len(tuned.tries), 0.04 < tuned.value < 0.06  # doctest: +SKIP
+        >>> search.grids, len(tuned.tries), 0.04 < tuned.value < 0.06
         (1, 8, True)
     """
 
