@@ -140,11 +140,12 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         "test_images": len(task.data.test),
     }
     if arm.name == STUDY.method:
+        rates = _RATES if tuned.value in _RATES else (tuned.value,)
         expected = setting.cached(
-            f"weights of the copies at {tuned.value}",
-            lambda: {"weights": _weights(train(tuned.value, _COPIES).simulator.model)},
+            f"weights of the copies at {rates}",
+            lambda: {str(rate): _weights(train(rate, _COPIES).simulator.model) for rate in rates},
         )
-        gap = (_weights(simulator.model) - expected["weights"]).abs().max().item()
+        gap = (_weights(simulator.model) - expected[str(tuned.value)]).abs().max().item()
         arguments["largest_difference_of_weights"] = f"{gap:.1e}"
     if simulator.sigma:
         eps = privacy_spent(cohort / count, noise_multiplier=1.0, rounds=rounds, delta=_DELTA)

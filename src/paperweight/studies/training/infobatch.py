@@ -111,10 +111,12 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         return task.fit_by(training, training.epochs, CosineAnnealingLR(optimizer, training.epochs))
 
     def spent(rate: float) -> int:
-        def count() -> dict[str, Tensor]:
-            return {"samples": torch.tensor(train(rate, _Plan()).made["training"].samples)}
+        rates = _RATES if rate in _RATES else (rate,)
 
-        return int(setting.cached(f"gradients of infobatch at {rate}", count)["samples"])
+        def count() -> dict[str, Tensor]:
+            return {str(each): torch.tensor(train(each, _Plan()).made["training"].samples) for each in rates}
+
+        return int(setting.cached(f"gradients of infobatch at {rates}", count)[str(rate)])
 
     def share(tried: Trained) -> float:
         return tried.made["training"].samples / (epochs * samples)
