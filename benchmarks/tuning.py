@@ -4,7 +4,7 @@ A learning rate between 0.001 and 1 whose best value is drawn anew each time; th
 averaged over draws. Three shapes of the loss: a parabola; one that explodes from 1.5 times the best value on and is
 infinite from 4 times on, as where training diverges; a flat one with noise, and a cliff from twice the best value on.
 
-    python benchmarks/tuning.py [--draws 40]
+    python benchmarks/tuning.py [--draws 20]
 """
 
 import argparse
@@ -51,7 +51,7 @@ def noisy(best: float) -> Loss:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--draws", type=int, default=40, help="best values that are drawn")
+    parser.add_argument("--draws", type=int, default=20, help="best values that are drawn")
     draws = parser.parse_args().draws
     torch.set_num_threads(1)
     print(f"{'loss':12}{'tries':>6}{'search':>9}{'grid':>9}")

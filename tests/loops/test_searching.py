@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import mean
 
 import numpy as np
@@ -110,6 +111,13 @@ def test_the_best_between_the_values_of_a_grid_is_found_nearer_than_by_the_grid(
 
     by_grid = distances(lambda optimum: tune(grid, far_from(optimum), lambda loss: loss, better="lower").value)
     assert distances(lambda optimum: searched(grid, far_from(optimum), 8).value) < by_grid / 2
+
+
+def test_where_a_value_is_suggested_again_one_beside_the_best_is_tried() -> None:
+    tuned = searched((0.001, 1.0), far_from(0.738), 12, seed=2)  # Optuna suggests 1.0 again and again
+    order = sorted(tuned.tries)
+    assert abs(math.log(tuned.value / 0.738)) < 0.05
+    assert sum(after / before < 1.001 for before, after in pairwise(order)) == 0
 
 
 def test_a_geometric_grid_is_searched_by_ratio_and_another_by_distance() -> None:

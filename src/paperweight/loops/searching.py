@@ -17,6 +17,8 @@ Try = TypeVar("Try")
 
 _FEWEST_TRIES = 3
 _NAME = "value"
+_SAME = 0.01
+"""The share of the range within which two values are as good as the same."""
 _running: ContextVar["Search | None"] = ContextVar("search", default=None)
 
 
@@ -189,7 +191,7 @@ class Search:
                 for value, rank in zip(badness, _ranks(badness.values()), strict=True)
             ]
         )
-        return _untried(study.ask({_NAME: span}).params[_NAME], values, list(badness))
+        return _untried(study.ask({_NAME: span}).params[_NAME], values, badness)
 
 
 def _are_whole(values: Iterable[float]) -> bool:
@@ -203,15 +205,15 @@ def _ranks(badness: Iterable[float]) -> list[float]:
     return [float(order.index(value)) for value in scores]
 
 
-def _untried(value: float, span: Sequence[float], tried: Sequence[float]) -> float:
-    """Return a suggested value, or one near by where it has been tried: a whole number, or in the wider gap beside."""
-    if value not in tried:
-        return value
+def _untried(value: float, span: Sequence[float], badness: Mapping[float, float]) -> float:
+    """Return a suggested value, or, where that is as good as tried, one beside the best: amid the wider gap."""
+    best = min(badness, key=lambda tried: badness[tried] if math.isfinite(badness[tried]) else math.inf)
     if _are_whole(span):
-        free = (number for number in range(int(span[0]), int(span[-1]) + 1) if number not in tried)
-        return min(free, key=lambda number: abs(number - value))
+        free = [number for number in range(int(span[0]), int(span[-1]) + 1) if number not in badness]
+        return value if value in free else min(free, key=lambda number: abs(number - best))
     to, back = (math.log, math.exp) if is_geometric(span) else (float, float)
-    order = sorted(tried)
-    gaps = [(to(after) - to(before), before, after) for before, after in pairwise(order) if value in (before, after)]
-    _, before, after = max(gaps)
+    nearest = min(abs(to(value) - to(tried)) for tried in badness)
+    if nearest > _SAME * (to(span[-1]) - to(span[0])):
+        return value
+    _, before, after = max((to(b) - to(a), a, b) for a, b in pairwise(sorted(badness)) if best in (a, b))
     return back((to(before) + to(after)) / 2)
