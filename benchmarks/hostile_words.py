@@ -91,6 +91,7 @@ GIVEN: dict[str, dict[str, Sequence[str]]] = {
         "--first-seed": NUMBERS,
         "--until-decided": (),
         "--most": NUMBERS,
+        "--tune": NUMBERS,
         "--arms": ("method",),
         "--jobs": ("1",),
         "--device": ("cpu", "cuda"),

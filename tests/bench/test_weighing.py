@@ -18,6 +18,7 @@ from paperweight.bench.trial import TrialSpec
 from paperweight.bench.worker import run_trial
 from paperweight.errors import InputError
 from paperweight.processes import start_worker
+from paperweight.provenance import here
 
 HEAD = """
     import os, random, signal, subprocess, sys, time
@@ -349,6 +350,49 @@ def test_a_changed_study_is_run_again_in_the_same_process(tmp_path: Path, ran: l
         == 2.0
     )
     assert len(ran) == 4
+
+
+def test_a_change_of_what_one_arm_executes_runs_that_arm_only(
+    tmp_path: Path, ran: list[TrialSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = write(
+        tmp_path / "one_arm.py",
+        """
+        from paperweight.loops import best_of, loss_curve
+
+        def run(arm: Arm, setting: Setting) -> Outcome:
+            if arm.name == "method":
+                best_of([1.0], float, better="lower")
+            else:
+                loss_curve(torch.ones(2))
+            return Outcome(metrics={"score": 1.0, "loss": 1.0})
+        """,
+        ("base", "method", "third"),
+    )
+
+    def run() -> list[tuple[str, int]]:
+        ran.clear()
+        weigh(study, budget="smoke", seeds=2, jobs=1, ledger=tmp_path / "ledger.sqlite")
+        return [(spec.arm, spec.seed) for spec in ran]
+
+    def in_a_tree_without(unit: str) -> None:
+        class Changed:
+            def state(self) -> str:
+                return f"another state, without {unit}"
+
+            def digest(self, name: str) -> str:
+                return "" if name == unit else here().digest(name)
+
+        monkeypatch.setattr("paperweight.bench.ledger.here", Changed)
+
+    assert len(run()) == 6
+    assert run() == []
+    in_a_tree_without("loops.choice:tune")  # which no arm executes
+    assert run() == []
+    in_a_tree_without("loops.choice:best_of")
+    assert run() == [("method", 0), ("method", 1)]
+    in_a_tree_without("loops.core:loss_curve")
+    assert run() == [("base", 0), ("third", 0), ("base", 1), ("third", 1)]
 
 
 def test_a_network_that_starts_from_other_weights_is_run_again(

@@ -131,6 +131,16 @@ class Conclusion:
         return self.primary.verdict
 
     @property
+    def tuned(self) -> str:
+        """What was tuned, over what: as the study declares, or by how many tries in place of that."""
+        if "tune" not in self.measured:
+            return self.study.tuned
+        return (
+            f"equally, {self.measured['tune']} tries of each arm, by Optuna between the smallest and the largest value "
+            "of its grid"
+        )
+
+    @property
     def edges(self) -> list[Edge]:
         """The choices of tuning that lie at an end of their grid in more than a third of the seeds."""
         return edges(self.measured)
@@ -190,6 +200,7 @@ class Conclusion:
             self._looks(),
             self._reason(),
             self._rivals(),
+            f"The arms were tuned {self.tuned}." if "tune" in self.measured else "",
             f"It takes {cost:.2f} times the computing time of the baseline." if cost else "",
             f"{failed} of its {2 * len(self.seeds)} trials failed or diverged; see below." if failed else "",
             *(edge.words() for edge in self.edges if edge.arm in arms),
@@ -283,7 +294,7 @@ class Conclusion:
             "method": self.method,
             "headline": study.headline,
             "arms": {arm: study.arms[arm].description for arm in self.arms},
-            "tuned": study.tuned,
+            "tuned": self.tuned,
             "limits": study.limits,
             "metrics": {
                 name: {

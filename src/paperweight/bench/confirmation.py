@@ -11,7 +11,7 @@ __all__ = ["comparable", "confirmation"]
 
 
 def comparable(official: Mapping[str, Any], conclusion: Conclusion) -> bool:
-    """Return whether a weighing asks what an official result answers, with seeds that the result has not used.
+    """Return whether a weighing asks what an official result answers, tuned by its grids, with seeds not used by it.
 
     Args:
         official: The official result.
@@ -20,7 +20,8 @@ def comparable(official: Mapping[str, Any], conclusion: Conclusion) -> bool:
     theirs, ours = official["measured"], conclusion.measured
     same = all(theirs[name] == ours[name] for name in ("budget", "data", "network"))
     apart = set(theirs["seeds"]).isdisjoint(ours["seeds"])
-    return same and apart and official["concluded"]["method"] == conclusion.method
+    grids = "tune" not in ours
+    return same and grids and apart and official["concluded"]["method"] == conclusion.method
 
 
 def confirmation(official: Mapping[str, Any], conclusion: Conclusion, *, stale: bool) -> str:

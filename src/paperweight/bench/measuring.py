@@ -51,6 +51,7 @@ def measured_part(
         "network": spec.network,
         "seeds": list(seeds),
         **({} if most_pairs is None else {"most_pairs": most_pairs}),
+        **({} if spec.tune is None else {"tune": spec.tune}),
         "arms": list(arms),
         "values": {
             metric: {arm: each(arm, lambda record, metric=metric: _value(record, metric)) for arm in arms}

@@ -18,6 +18,7 @@ from paperweight.bench.weighing import Weighing
 from paperweight.catalogue import nearest, object_hash, official_result
 from paperweight.data import source_hash
 from paperweight.errors import InputError
+from paperweight.loops import check_search
 from paperweight.processes import GuardedProcess
 from paperweight.studies import BUDGETS, Budget
 from paperweight.texts import brief
@@ -65,6 +66,7 @@ def weigh(
     until_decided: bool = False,
     most: int | None = None,
     arms: Sequence[str] | None = None,
+    tune: int | None = None,
     jobs: int | None = None,
     device: str | None = None,
     time_limit: float | None = None,
@@ -87,6 +89,8 @@ def weigh(
             in place of a fixed number of seeds; interval and p are of a kind that allows for it.
         most: The number of pairs after which it stops without one, at least 6; 64 where left out.
         arms: Arms to run beside the baseline; all where left out.
+        tune: Number of tries, at least 3, that each arm gets in place of those of its grids, at values that Optuna
+            suggests between the smallest and the largest of the grid (`paperweight.loops.Search`; the extra ``tune``).
         jobs: Number of worker processes; the number of cores where left out, 1 on a GPU.
         device: Where to compute; a GPU for the ``gpu`` budget, otherwise the CPU, where left out.
         time_limit: Seconds a trial may take.
@@ -117,6 +121,8 @@ def weigh(
         raise InputError(f"first_seed must be at least 0, got {first_seed}; give the first of the seeds")
     if budget not in BUDGETS:
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}; got {budget!r}")
+    if tune is not None:
+        check_search(tune)
     loaded = load_study(study)
     seeds = most or seeds or loaded.declaration.seeds
     chosen = _chosen_arms(loaded, arms)
@@ -134,6 +140,7 @@ def weigh(
             data=None if data is None else str(data),
             data_hash=data_hash,
             network=network,
+            tune=tune,
         )
         for seed in range(first_seed, first_seed + seeds)
         for arm in chosen
@@ -158,6 +165,7 @@ def weigh(
             "first-seed": first_seed or None,
             "device": None if device == "cpu" else device,
             "most": most,
+            "tune": tune,
         }
         records = [found[spec.key()] for spec in specs]
         weighing = Weighing(

@@ -34,6 +34,7 @@ class TrialSpec(BaseModel):
         data: The user's data, a path or a name; ``None`` for the study's default.
         data_hash: Hash of the user's data; empty for the default.
         network: The user's network as ``package.module:factory``; ``None`` for the study's default.
+        tune: Number of tries that Optuna makes in place of those of each grid; ``None`` for the grids.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +47,7 @@ class TrialSpec(BaseModel):
     data: str | None = None
     data_hash: str = ""
     network: str | None = None
+    tune: int | None = None
 
     def key(self) -> str:
         """Return the hash under which the record is filed; where the data lies does not count, what it holds does."""
@@ -56,7 +58,8 @@ class TrialSpec(BaseModel):
         return self._hash({"data", "device", "seed"})
 
     def _hash(self, left_out: set[str]) -> str:
-        parts = self.model_dump(exclude=left_out) | {
+        without = left_out if self.tune is not None else left_out | {"tune"}
+        parts = self.model_dump(exclude=without) | {
             "data": self.data is not None,
             "device": torch.device(self.device).type,
             "torch": torch.__version__,

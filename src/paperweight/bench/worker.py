@@ -35,6 +35,7 @@ from paperweight.bench.trial import LONGEST_RECORD, Status, TrialRecord, TrialSp
 from paperweight.catalogue import package_root
 from paperweight.errors import InputError
 from paperweight.kinds.arguments import constructor_arguments, plain
+from paperweight.loops import Search
 from paperweight.processes import allow_folder
 from paperweight.provenance import Recording, here, note_own_files, own_files, recording
 from paperweight.studies import Outcome, Setting, load_factory
@@ -137,16 +138,22 @@ def run_trial(
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     memory = reset_memory(device)
     results: dict[str, Any] = {}
+    search = None if spec.tune is None else Search(spec.tune, setting.stream("method"))
     record, tree = Recording(package_root()), here()
     clocks = _clocks()
     spent: list[float] = []
     try:
-        with recording(record) if recorded else nullcontext():
+        with recording(record) if recorded else nullcontext(), search or nullcontext():
             setting.seed_global_streams()
             outcome = study.run(study.declaration.arm(spec.arm), setting)
         if setting.unused:
             options = " and ".join(f"--{name}" for name in setting.unused)
             raise InputError(f"study {study.stem} has no use for {options}; weigh it without")
+        if search is not None and not search.grids:
+            raise InputError(
+                f"arm {spec.arm!r} of study {study.stem} tunes nothing; weigh it without --tune, or other arms "
+                "by --arms"
+            )
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         spent = [now - then for now, then in zip(_clocks(), clocks, strict=True)]
@@ -163,7 +170,7 @@ def run_trial(
         wall_seconds=max(0.0, spent[0] - setting.unbilled_wall),
         cpu_seconds=max(0.0, spent[1] - setting.unbilled_cpu),
         peak_bytes=peak_memory(device, memory),
-        environment=environment(spec.device),
+        environment=environment(spec.device) | ({} if search is None else {"optuna": search.optuna}),
         started_at=started_at,
         data_hashes=setting.data_hashes,
         state=_STATE if unchanged else "",

@@ -28,6 +28,7 @@ def weigh(
     until_decided: Annotated[bool, Parameter(negative=())] = False,
     most: int | None = None,
     arms: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    tune: int | None = None,
     jobs: int | None = None,
     device: str | None = None,
     time_limit: float | None = None,
@@ -51,6 +52,8 @@ def weigh(
             pairs; interval and p allow for it.
         most: Pairs after which that stops without a verdict; 64 where left out.
         arms: Arms to run beside the baseline; all where left out.
+        tune: Number of tries, at least 3, that each arm gets in place of those of its grids, at values that Optuna
+            suggests between the smallest and the largest of the grid; needs the extra tune.
         jobs: Worker processes; as many as there are cores where left out.
         device: cpu or cuda.
         time_limit: Seconds a trial may take.
@@ -83,6 +86,7 @@ def weigh(
                 until_decided=until_decided,
                 most=most,
                 arms=arms,
+                tune=tune,
                 jobs=jobs,
                 device=device,
                 time_limit=time_limit,

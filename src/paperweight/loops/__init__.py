@@ -1,8 +1,8 @@
 """Plain PyTorch training and evaluation loops that studies share.
 
-Every loop is `minimise` on the batches of `index_batches`; `tune` tries a grid, and `best_of` chooses among runs. What
-is random comes from the generator given; the global random state is drawn from only by a model that does so itself, as
-dropout does.
+Every loop is `minimise` on the batches of `index_batches`; `tune` tries a grid, or what a `Search` suggests in place of
+it, and `best_of` chooses among runs. What is random comes from the generator given; the global random state is drawn
+from only by a model that does so itself, as dropout does.
 """
 
 from paperweight.loops.adversarial import AdversarialLoss, fit_adversarial
@@ -12,6 +12,8 @@ from paperweight.loops.core import OnStep, Schedule, at_points, clip_gradients, 
 from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
 from paperweight.loops.schedules import warmed_cosine
+from paperweight.loops.searching import Search, check_search
+from paperweight.loops.stacked import Pays, fit_stacked, stacking_pays
 from paperweight.loops.supervised import Evaluation, evaluate_classifier, fit_classifier
 from paperweight.loops.text_to_image import fit_text_to_image
 
@@ -21,21 +23,26 @@ __all__ = [
     "Evaluation",
     "ExponentialMovingAverage",
     "OnStep",
+    "Pays",
     "Schedule",
+    "Search",
     "Tuned",
     "at_points",
     "best_of",
+    "check_search",
     "clip_gradients",
     "evaluate_classifier",
     "fit_adversarial",
     "fit_classifier",
     "fit_generator",
+    "fit_stacked",
     "fit_text_to_image",
     "fit_views",
     "index_batches",
     "loss_curve",
     "minimise",
     "nt_xent",
+    "stacking_pays",
     "tune",
     "warmed_cosine",
 ]

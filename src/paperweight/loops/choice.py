@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar, final
 
+from paperweight.loops.searching import running_search
+
 __all__ = ["Tuned", "best_of", "tune"]
 
 Try = TypeVar("Try")
@@ -13,10 +15,10 @@ Try = TypeVar("Try")
 @final
 @dataclass(frozen=True, eq=False)
 class Tuned(Generic[Try]):
-    """What every value of a grid gave, and which was chosen.
+    """What every value that was tried gave, and which was chosen.
 
     Attributes:
-        tries: Value to what it gave, in the order of the grid.
+        tries: Value to what it gave, in the order of the grid; of a `paperweight.loops.Search` in ascending order.
         scores: Value to its score.
         value: The chosen value.
     """
@@ -37,7 +39,7 @@ class Tuned(Generic[Try]):
             score: Gives the score of a try.
             better: Which direction is better.
         """
-        return tune(self.tries, self.tries.__getitem__, score, better=better)
+        return _chosen(self.tries, {value: score(tried) for value, tried in self.tries.items()}, better)
 
     def curve(self, score: Callable[[Try], float] | None = None) -> list[tuple[float, float]]:
         """Return points (log10 of the value, score) for a report, without those that are not finite.
@@ -58,9 +60,12 @@ def tune(
 ) -> Tuned[Try]:
     """Try every value of a grid and choose the best, by the rule of `best_of`.
 
+    Inside a `paperweight.loops.Search` values between the ends of the grid are tried in place of it.
+
     Args:
         grid: The values, at least one.
-        attempt: Called with each value in turn, before any score is asked for.
+        attempt: Called with each value in turn, before any score is asked for; in a search the score of one try is
+            asked for before the next.
         score: Gives the score of what ``attempt`` returned, on validation data.
         better: Which direction is better.
 
@@ -75,8 +80,16 @@ def tune(
         >>> tuned.value, tuned.best, tuned.curve()[0]
         (1.0, 1.0, (-1.0, 3.61))
     """
+    search = running_search()
+    if search is not None:
+        return _chosen(*search.over(grid, attempt, score, better=better), better)
     tries = {value: attempt(value) for value in grid}
-    scores = {value: score(tried) for value, tried in tries.items()}
+    return _chosen(tries, {value: score(tried) for value, tried in tries.items()}, better)
+
+
+def _chosen(
+    tries: Mapping[float, Try], scores: Mapping[float, float], better: Literal["higher", "lower"]
+) -> Tuned[Try]:
     return Tuned(tries, scores, best_of(scores, scores.__getitem__, better=better))
 
 

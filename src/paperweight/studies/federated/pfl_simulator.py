@@ -131,9 +131,6 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
                 curve.append((float(number), task.validate(model).accuracy))
         return _Trained(simulator, spent / (rounds - 1) * 1e3, curve)
 
-    def copied() -> dict[str, Tensor]:
-        return {str(rate): _weights(train(rate, _COPIES).simulator.model) for rate in _RATES}
-
     tuned = tune(_RATES, train, lambda tried: task.validate(tried.simulator.model).accuracy, better="higher")
     simulator, _, curve = tuned.best
     tested = task.test(simulator.model)
@@ -143,7 +140,11 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         "test_images": len(task.data.test),
     }
     if arm.name == STUDY.method:
-        expected = setting.cached("weights of the copies", copied)
+        rates = _RATES if tuned.value in _RATES else (tuned.value,)
+        expected = setting.cached(
+            f"weights of the copies at {rates}",
+            lambda: {str(rate): _weights(train(rate, _COPIES).simulator.model) for rate in rates},
+        )
         gap = (_weights(simulator.model) - expected[str(tuned.value)]).abs().max().item()
         arguments["largest_difference_of_weights"] = f"{gap:.1e}"
     if simulator.sigma:

@@ -183,7 +183,8 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     tuned = tune(plan.strengths, attempt, lambda tried: likelihood(tried, task.validation), better="higher")
     best = tuned.best.drawn
     judged = given.judge(best.samples, setting.generator("evaluation"))
-    early = tuned.tries[plan.strengths[2]].drawn.gradients
+    third = plan.strengths[2]
+    early = (tuned.tries[third] if third in tuned.tries else attempt(third)).drawn.gradients
     return task.outcome(
         tuned,
         best.losses,

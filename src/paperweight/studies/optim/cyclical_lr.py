@@ -157,18 +157,19 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
 
     search = 0
     curves: dict[str, list[tuple[float, float]]] = {}
-    if arm.make.lowest is not None:
-        bounds = {rate: arm.make.lowest * rate for rate in _RATES}
-    else:
+    tops, lowest, base = _RATES, arm.make.lowest, 0.0
+    if lowest is None:
         search = full // 3
         batches = index_batches(len(task.train), _BATCH, setting.generator("batches"), setting.device)
         rates, swept = lr_range_test(*start(max(_RATES)), batch_loss, batches, max_lr=max(_RATES), steps=search)
         base, top = suggest_bounds(rates, swept)
-        bounds = {top: base}
+        tops = (top,)
         curves["loss in the range test, by learning rate"] = list(zip(rates.tolist(), swept.tolist(), strict=True))
-    tuned = tune(
-        bounds, lambda top: train(bounds[top], top), lambda tried: tried.end.validated.accuracy, better="higher"
-    )
+
+    def below(top: float) -> float:
+        return base if lowest is None else lowest * top
+
+    tuned = tune(tops, lambda top: train(below(top), top), lambda tried: tried.end.validated.accuracy, better="higher")
     half_way = tuned.by(lambda tried: tried.half_way[0].accuracy, better="higher")
     best = tuned.best.end
     return task.outcome(
@@ -178,13 +179,13 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
             "accuracy": best.tested.accuracy,
             "half_accuracy": half_way.best.half_way[1].accuracy,
             "test_loss": best.tested.loss,
-            "trainings": (search + len(bounds) * steps) / full,
+            "trainings": (search + len(tuned.tries) * steps) / full,
         },
         made={"optimizer": best.optimizer, "schedule": tuned.best.schedule},
         of="upper_bound",
         more_tuned={"upper_bound_half_way": half_way},
         arguments={
-            "lower_bound": bounds[tuned.value],
+            "lower_bound": below(tuned.value),
             "steps_of_range_test": search,
             "steps": steps,
             "batch_size": _BATCH,

@@ -110,11 +110,13 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
         training = plan.training(model, optimizer, *data, batch_size=32, generator=draw, **limits)
         return task.fit_by(training, training.epochs, CosineAnnealingLR(optimizer, training.epochs))
 
-    def count() -> dict[str, Tensor]:
-        return {str(rate): torch.tensor(train(rate, _Plan()).made["training"].samples) for rate in _RATES}
-
     def spent(rate: float) -> int:
-        return int(setting.cached("gradients of infobatch", count)[str(rate)])
+        rates = _RATES if rate in _RATES else (rate,)
+
+        def count() -> dict[str, Tensor]:
+            return {str(each): torch.tensor(train(each, _Plan()).made["training"].samples) for each in rates}
+
+        return int(setting.cached(f"gradients of infobatch at {rates}", count)[str(rate)])
 
     def share(tried: Trained) -> float:
         return tried.made["training"].samples / (epochs * samples)

@@ -1,0 +1,153 @@
+"""Weighings that give every arm the same number of tries, which Optuna suggests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.bench.test_weighing import trial, write
+
+from paperweight import weigh
+from paperweight.bench.confirmation import comparable
+from paperweight.bench.trial import TrialRecord, TrialSpec
+from paperweight.bench.worker import run_trial
+from paperweight.catalogue import entries, official_result
+from paperweight.errors import InputError
+from paperweight.reports import render_report
+
+WORDS = "tuned equally, 6 tries of each arm, by Optuna between the smallest and the largest value of its grid"
+
+# the optimum of each seed lies between two values of the grid; that of the control below all of them
+TUNED = """
+    from math import log
+    from paperweight.loops import tune
+
+    GRIDS = {"base": (0.01, 0.1, 1.0), "method": (0.001, 0.01, 0.1, 1.0, 10.0), "control": (0.5, 1.0)}
+    OPTIMUM = 0.03
+
+    def run(arm: Arm, setting: Setting) -> Outcome:
+        noise = torch.rand(1, generator=setting.generator("method")).item()
+        optimum = OPTIMUM * (1 + noise)
+        tuned = tune(GRIDS[arm.name], lambda lr: log(lr / optimum) ** 2, lambda loss: loss, better="lower")
+        return Outcome(metrics={"score": -tuned.best, "loss": tuned.best}, tuned={"lr": tuned})
+"""
+ARMS = ("base", "method", "control")
+
+
+def test_every_arm_has_the_same_number_of_tries_and_words_record_and_report_say_so(
+    tmp_path: Path, ran: list[TrialSpec]
+) -> None:
+    study = write(tmp_path / "tuned.py", TUNED, ARMS)
+    options: dict[str, Any] = {"budget": "smoke", "seeds": 6, "ledger": tmp_path / "ledger.sqlite"}
+    found = weigh(study, tune=6, **options)
+    assert {len(record.grids["lr"]) for record in found.records} == {6}
+    for record in found.records:
+        points = record.curves["score on validation data, by log10 lr"]
+        assert [10**x for x, _ in points] == pytest.approx(record.grids["lr"])
+        assert record.arguments["lr"] in record.grids["lr"]
+        assert record.environment["optuna"]
+        assert record.spec.tune == 6
+    whole = found.record()
+    assert whole["measured"]["tune"] == 6
+    assert whole["measured"]["grids"]["base"]["lr"] == [record.grids["lr"] for record in found.records[::3]]
+    assert WORDS in found.words()
+    assert f"tuned {whole['concluded']['tuned']}" == WORDS
+    assert f"Tuned: {WORDS.removeprefix('tuned ')}." in render_report(found)
+    assert found.command == f"paperweight weigh {study} --budget smoke --seeds 6 --tune 6"
+    ran.clear()
+    assert (weigh(study, tune=6, **options).words(), ran) == (found.words(), [])
+
+    plain = weigh(study, **options)
+    assert len(ran) == 18
+    assert "tune" not in plain.record()["measured"]
+    assert "Optuna" not in plain.words()
+    assert plain.record()["concluded"]["tuned"] == "nothing"
+    assert [len(record.grids["lr"]) for record in plain.records[:3]] == [3, 5, 2]
+    for arm in ("base", "method"):  # the search comes nearer than the grid, at each seed
+        assert all(found.trial(arm, seed).metrics["loss"] < plain.trial(arm, seed).metrics["loss"] for seed in range(6))
+
+
+def test_a_choice_at_an_end_of_the_range_is_told_and_one_near_it_is_not(tmp_path: Path, ran: list[TrialSpec]) -> None:
+    study = write(tmp_path / "edges.py", TUNED, ARMS)
+    found = weigh(study, tune=5, budget="smoke", seeds=6, ledger=None)
+    (edge,) = found.conclusion.edges
+    assert (edge.arm, edge.value, edge.side, edge.count) == ("control", 0.5, "lowest", 6)
+    assert "control chose the lowest lr that was tried, 0.5, in 6 of 6 seeds" in render_report(found)
+    assert len(ran) == 18
+
+
+def test_a_trial_is_repeated_by_its_spec_and_draws_what_it_draws_without(tmp_path: Path) -> None:
+    study = write(tmp_path / "repeated.py", TUNED)
+    first, again = (run_trial(trial(study, "method", tune=5)) for _ in range(2))
+    assert (first.metrics, first.grids) == (again.metrics, again.grids)
+    assert first.metrics != run_trial(trial(study, "method")).metrics
+
+
+def test_trials_in_workers_leave_nothing_changed(tmp_path: Path) -> None:
+    study = write(tmp_path / "workers.py", TUNED)
+    found = weigh(study, tune=4, budget="smoke", seeds=2, jobs=1, ledger=None)
+    assert [(record.status, record.message) for record in found.records] == [("finished", "")] * 4
+    assert {len(record.grids["lr"]) for record in found.records} == {4}
+
+
+@pytest.mark.parametrize("body", ["Outcome(metrics=metrics)", "Outcome(metrics=metrics, tuned={'lr': one})"])
+def test_an_arm_that_tunes_nothing_is_refused(tmp_path: Path, body: str, ran: list[TrialSpec]) -> None:
+    study = write(
+        tmp_path / "untuned.py",
+        f"""
+        from paperweight.loops import tune
+
+        def run(arm: Arm, setting: Setting) -> Outcome:
+            metrics = {{"score": 1.0, "loss": 1.0}}
+            one = tune((0.1,), lambda lr: lr, lambda loss: loss, better="lower")
+            return {body}
+        """,
+    )
+    says = "arm 'base' of study untuned tunes nothing; weigh it without --tune, or other arms by --arms"
+    with pytest.raises(InputError, match=says):
+        weigh(study, tune=4, budget="smoke", seeds=1, ledger=None)
+    assert len(ran) == 1
+
+
+def test_a_study_that_tunes_one_value_within_another_is_refused() -> None:
+    with pytest.raises(InputError, match="tunes one value for each try of another"):
+        run_trial(TrialSpec(study="wgan_gp", arm="wgan_gp", seed=0, budget="smoke", tune=3))
+
+
+def test_what_cannot_be_searched_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paperweight.bench.engine.WorkerProcess", lambda _: pytest.fail("a worker was started"))
+    with pytest.raises(InputError, match="tune must be at least 3 tries, got 2"):
+        weigh("adabelief", tune=2, ledger=None)
+    monkeypatch.setattr("paperweight.loops.searching.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install 'paperweight-ml\[tune\]'"):
+        weigh("adabelief", tune=8, ledger=None)
+
+
+def test_keys_of_trials_that_are_not_tuned_so_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.13.0")
+    stored = (
+        '{"study":"adabelief","arm":"sgd","seed":0,"budget":"smoke","device":"cpu","data":null,"data_hash":"",'
+        '"network":null}'
+    )
+    spec = TrialSpec.model_validate_json(stored)
+    assert spec.key() == "027b1834083172cad21e842a07ad6beb9265ad8e75a8c79bdf04ea2a4dd72ec0"
+    assert spec.group() == "a4bf63a810ad24a0391b31948a8c60b2c6d20438a7000765c06a39b5f769dc74"
+    tuned = [spec.model_copy(update={"tune": tries}) for tries in (None, 4, 8)]
+    assert tuned[0].key() == spec.key()
+    assert len({each.key() for each in tuned}) == len({each.group() for each in tuned}) == 3
+    record = TrialRecord(spec=tuned[1], status="finished")
+    assert TrialRecord.model_validate_json(record.model_dump_json()).spec.key() == tuned[1].key()
+
+
+def test_a_tuned_weighing_confirms_no_official_result_and_none_is_tuned_so(
+    tmp_path: Path, ran: list[TrialSpec]
+) -> None:
+    study = write(tmp_path / "official.py", TUNED)
+    options: dict[str, Any] = {"budget": "smoke", "seeds": 6, "ledger": None}
+    official = json.loads(json.dumps(weigh(study, **options).record()))
+    assert comparable(official, weigh(study, first_seed=1000, **options).conclusion)
+    assert not comparable(official, weigh(study, first_seed=1000, tune=3, **options).conclusion)
+    results = [official_result(entry) for entry in entries()]
+    assert [found for found in results if found is not None and "tune" in found.measured] == []
+    assert {spec.tune for spec in ran} == {None, 3}
