@@ -1,4 +1,4 @@
-"""What a run is given: streams by role, data, networks and the cache of recipes."""
+"""What a run is given: streams by role, data, networks and what is kept."""
 
 import importlib.util
 import itertools
@@ -126,7 +126,7 @@ def test_knows_what_was_given_and_not_asked_for(factories: str) -> None:
     assert setting().unused == []
     given = setting(data="digits", network=f"{factories}:good")
     assert given.unused == ["data", "network"]
-    data = given.recipe("base").images(default="digits", train=20, validation=10, test=10)
+    data = given.shared("base").images(default="digits", train=20, validation=10, test=10)
     assert given.unused == ["network"]
     given.network(data.shape, len(data.classes), default=LeNet)
     assert given.unused == []
@@ -212,11 +212,11 @@ def test_a_module_that_does_not_exist_is_refused() -> None:
         setting(network="no_such_module:f").network((1, 8, 8), 10, default=LeNet)
 
 
-# --- recipes -------------------------------------------------------------------------------------------------------
+# --- tensors that are kept ------------------------------------------------------------------------------------------
 
 
 class Builds:
-    """A recipe that counts how often it is built."""
+    """Builds tensors and counts how often."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -250,37 +250,37 @@ def test_tensors_are_built_once_a_study() -> None:
     assert torch.equal(other_study["weight"], torch.full((3, 2), 3.0))
 
 
-def test_a_recipe_is_shared_by_studies_with_its_data_and_its_networks() -> None:
+def test_what_is_shared_is_shared_by_studies_with_its_data_and_its_networks() -> None:
     builds = Builds()
     studies = [setting(), setting("another")]
-    recipes = [study.recipe("classifier") for study in studies]
-    for recipe in recipes:
-        recipe.cached("base", builds.make())
-    setting().recipe("other").cached("base", builds.make())
+    both = [study.shared("classifier") for study in studies]
+    for shared in both:
+        shared.cached("base", builds.make())
+    setting().shared("other").cached("base", builds.make())
     assert builds.count == 2
-    first, second = (recipe.images(default="digits", train=50, validation=10, test=20) for recipe in recipes)
+    first, second = (shared.images(default="digits", train=50, validation=10, test=20) for shared in both)
     assert torch.equal(first.train.images, second.train.images)
     assert torch.equal(first.test.images, second.test.images)
     own = studies[0].images(default="digits", train=50, validation=10, test=20)
     assert not torch.equal(own.train.images, first.train.images)
-    weights = [next(recipe.network((1, 8, 8), 10, default=LeNet).parameters()) for recipe in recipes]
+    weights = [next(shared.network((1, 8, 8), 10, default=LeNet).parameters()) for shared in both]
     assert torch.equal(*weights)
     assert studies[0].stream("data") == setting().stream("data")
 
 
-def test_time_and_notes_of_a_recipe_are_those_of_the_run() -> None:
+def test_time_and_notes_of_what_is_shared_are_those_of_the_run() -> None:
     given = setting()
-    recipe = given.recipe("classifier")
+    shared = given.shared("classifier")
 
     def build() -> dict[str, torch.Tensor]:
         time.sleep(0.05)
-        return recipe.cached("inner", lambda: {"x": torch.zeros(1)})
+        return shared.cached("inner", lambda: {"x": torch.zeros(1)})
 
-    recipe.cached("outer", build)
+    shared.cached("outer", build)
     assert 0.05 <= given.unbilled_wall < 10
-    assert given.unbilled_wall == recipe.unbilled_wall
-    recipe.images(default="digits", train=50, validation=10, test=20)
-    assert len(given.notes) == len(recipe.notes) > 0
+    assert given.unbilled_wall == shared.unbilled_wall
+    shared.images(default="digits", train=50, validation=10, test=20)
+    assert len(given.notes) == len(shared.notes) > 0
 
 
 def test_time_is_left_out_once_where_tensors_are_built_within_others() -> None:
@@ -296,7 +296,7 @@ def test_time_is_left_out_once_where_tensors_are_built_within_others() -> None:
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"budget": "desk"}, {"name": "other"}], ids=str)
-def test_a_recipe_is_built_for_each_setting(change: dict[str, Any]) -> None:
+def test_what_is_kept_is_built_for_each_setting(change: dict[str, Any]) -> None:
     builds = Builds()
     setting().cached("base", builds.make())
     name = change.get("name", "base")
@@ -304,9 +304,9 @@ def test_a_recipe_is_built_for_each_setting(change: dict[str, Any]) -> None:
     assert builds.count == 2
 
 
-def test_a_recipe_is_built_anew_when_its_code_changes(tmp_path: Path) -> None:
+def test_what_is_kept_is_built_anew_when_its_code_changes(tmp_path: Path) -> None:
     builds = Builds()
-    file = tmp_path / "own_recipe.py"
+    file = tmp_path / "own_shared.py"
     for text in ("x = 1\n", "x = 1  # one\n", "x = 2\n"):
         file.write_text(text)
         setting().cached("base", builds.make(source=file))
@@ -314,7 +314,7 @@ def test_a_recipe_is_built_anew_when_its_code_changes(tmp_path: Path) -> None:
     assert builds.count == 2
 
 
-def test_a_recipe_is_built_anew_when_the_data_or_the_network_s_code_changes(
+def test_what_is_kept_is_built_anew_when_the_data_or_the_network_s_code_changes(
     tmp_path: Path, factories: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     builds = Builds()
@@ -332,7 +332,7 @@ def test_a_recipe_is_built_anew_when_the_data_or_the_network_s_code_changes(
     assert builds.count == 4
 
 
-def test_a_recipe_s_draws_do_not_reach_the_run() -> None:
+def test_its_draws_do_not_reach_the_run() -> None:
     def build() -> dict[str, torch.Tensor]:
         return {"weight": torch.rand(3)}
 
@@ -344,7 +344,7 @@ def test_a_recipe_s_draws_do_not_reach_the_run() -> None:
     assert after[0] == after[1]
 
 
-def test_time_for_a_recipe_is_not_billed() -> None:
+def test_time_for_building_is_not_billed() -> None:
     given = setting()
 
     def build() -> dict[str, torch.Tensor]:

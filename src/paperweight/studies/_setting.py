@@ -264,15 +264,15 @@ class Setting:
         """Seconds of computing time that are left out of the costs of the run."""
         return self._unbilled.cpu
 
-    def recipe(self, name: str) -> "Setting":
+    def shared(self, name: str) -> "Setting":
         """Return the setting of what several studies start from, such as a trained generator.
 
-        Its streams depend on the recipe and the seed, not on the study: its data are split and its networks initialised
-        alike in every study, and what is `cached` there is shared. A study that goes on with the recipe's data takes
+        Its streams depend on the name and the seed, not on the study: its data are split and its networks initialised
+        alike in every study, and what is `cached` there is shared. A study that goes on with the same data takes
         them from it, too, so that nothing that was trained on is tested on.
 
         Args:
-            name: Name of the recipe.
+            name: Name of what is shared.
 
         Returns:
             A setting with seed, budget, device, data and network of this one; what it notes and what it leaves out of
@@ -282,23 +282,23 @@ class Setting:
             >>> first, second = (Setting(study=study, seed=0, budget="smoke") for study in ("one", "another"))
             >>> first.stream("data") == second.stream("data")
             False
-            >>> first.recipe("digits").stream("data") == second.recipe("digits").stream("data")
+            >>> first.shared("digits").stream("data") == second.shared("digits").stream("data")
             True
         """
-        recipe = copy.copy(self)
-        recipe.study = f"recipe {name}"
-        return recipe
+        shared = copy.copy(self)
+        shared.study = f"recipe {name}"
+        return shared
 
     def cached(self, name: str, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return tensors that all arms start from, built once per seed and setting and left out of every arm's cost.
 
         While they are built, torch's global random stream is one of their own; all global streams go on afterwards as
         if nothing had been built. What several studies start from is
-        built by what `recipe` returns, from nothing else. Once a definition that building executed has changed, they
+        built by what `shared` returns, from nothing else. Once a definition that building executed has changed, they
         are built anew.
 
         Args:
-            name: What tells these tensors from others of the study, or of the recipe.
+            name: What tells these tensors from others of the study, or of what is shared.
             build: Builds them, named.
 
         Returns:

@@ -225,7 +225,7 @@ def erasure(setting: Setting) -> Erasure:
     world = text_world(setting)
     families = world.vocabulary.concepts
     shapes = list(next(iter(families.values())).values())
-    drawn = int(torch.randint(len(shapes), (), generator=setting.recipe("erased word").generator("data")))
+    drawn = int(torch.randint(len(shapes), (), generator=setting.shared("erased word").generator("data")))
     word, *synonyms = shapes[drawn]
     groups = [names for family in families.values() for names in family.values() if word not in names]
     others = tuple(name for names in groups for name in names)

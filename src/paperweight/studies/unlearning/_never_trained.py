@@ -11,7 +11,7 @@ __all__ = ["never_trained"]
 
 def never_trained(task: Erasure) -> Chosen:
     """Give a model that was trained as that of the world was, on its images but those of the erased concept."""
-    recipe, spec, train = task.setting.recipe(f"text world without {task.word}"), task.model.spec, task.world.train
+    shared, spec, train = task.setting.shared(f"text world without {task.word}"), task.model.spec, task.world.train
     keep = (~task.shows(train)).nonzero()[:, 0]
     rest = CaptionedImages(
         train.images[keep],
@@ -22,14 +22,14 @@ def never_trained(task: Erasure) -> Chosen:
 
     def build() -> dict[str, Tensor]:
         model, _ = fit_text_to_image(
-            recipe.initialised(spec.build),
+            shared.initialised(spec.build),
             rest,
-            steps=recipe.pick(smoke=20, desk=1400, gpu=12_000),
-            text_steps=recipe.pick(smoke=10, desk=300, gpu=2000),
-            generator=recipe.generator("batches"),
+            steps=shared.pick(smoke=20, desk=1400, gpu=12_000),
+            text_steps=shared.pick(smoke=10, desk=300, gpu=2000),
+            generator=shared.generator("batches"),
         )
         return model.state_dict()
 
-    model = recipe.initialised(spec.build)
-    model.load_state_dict(recipe.cached("model", build))
+    model = shared.initialised(spec.build)
+    model.load_state_dict(shared.cached("model", build))
     return Chosen(model.eval().requires_grad_(False))

@@ -72,40 +72,40 @@ def text_world(setting: Setting, name: WorldName = "shapes") -> TextWorld:
     """Return a world with its trained model and judge, the same for every arm and study of a seed.
 
     Args:
-        setting: Gives seed and budget; streams and cache are those of a recipe, not of the study.
+        setting: Gives seed and budget; streams and cache are those of the world, not of the study.
         name: ``shapes``, 12 x 12 in colour, or ``digits``, 8 x 8 in grey.
     """
-    recipe = setting.recipe(f"text world of {name}")
-    count = recipe.pick(smoke=400, desk=8_000, gpu=40_000)
-    train, judged, test = _sets(recipe, name, count)
+    shared = setting.shared(f"text world of {name}")
+    count = shared.pick(smoke=400, desk=8_000, gpu=40_000)
+    train, judged, test = _sets(shared, name, count)
     shape = (train.images.shape[1], train.images.shape[2], train.images.shape[3])
     classes = {family: len(groups) for family, groups in train.vocabulary.concepts.items()}
     spec = TextSpec(
         shape=shape,
         words=train.vocabulary.words,
-        arguments=recipe.pick(smoke=_network(16, 1), desk=_network(64, 3), gpu=_network(128, 6)),
+        arguments=shared.pick(smoke=_network(16, 1), desk=_network(64, 3), gpu=_network(128, 6)),
         prediction="x0",
     )
 
     def new() -> _Parts:
-        return recipe.initialised(lambda: _Parts(spec.build(), Judge(shape, classes)))
+        return shared.initialised(lambda: _Parts(spec.build(), Judge(shape, classes)))
 
     def train_both() -> dict[str, Tensor]:
         parts = new()
         parts.model, _ = fit_text_to_image(
             parts.model,
             train,
-            steps=recipe.pick(smoke=20, desk=_STEPS[name], gpu=12_000),
-            text_steps=recipe.pick(smoke=10, desk=300, gpu=2_000),
-            generator=recipe.generator("batches"),
+            steps=shared.pick(smoke=20, desk=_STEPS[name], gpu=12_000),
+            text_steps=shared.pick(smoke=10, desk=300, gpu=2_000),
+            generator=shared.generator("batches"),
         )
-        steps = recipe.pick(smoke=30, desk=_JUDGE_STEPS, gpu=4_000)
-        recipe.seed_global_streams()
-        _fit_judge(parts.judge, judged, steps, recipe.generator("evaluation"))
+        steps = shared.pick(smoke=30, desk=_JUDGE_STEPS, gpu=4_000)
+        shared.seed_global_streams()
+        _fit_judge(parts.judge, judged, steps, shared.generator("evaluation"))
         return parts.state_dict()
 
     parts = new()
-    parts.load_state_dict(recipe.cached("model and judge", train_both))
+    parts.load_state_dict(shared.cached("model and judge", train_both))
     parts.eval().requires_grad_(False)
     found = parts.judge.concepts(test.images.to(setting.device))
     accuracy = {family: (found[family].cpu() == test.labels[family]).double().mean().item() for family in classes}
