@@ -108,7 +108,7 @@ class SourceTree:
         """Return a hash of all files of the package, their layout and words included."""
         found = hashlib.sha256()
         for path in sorted(self.package.rglob("*.py")):
-            found.update(f"{self._module(path)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+            found.update(f"{self._module(path)} {_content(path)}".encode())
         return found.hexdigest()[:16]
 
     def used(self, record: Recording) -> dict[str, str]:
@@ -241,6 +241,16 @@ def changed(tree: SourceTree, units: Mapping[str, str]) -> list[str]:
 def _innermost(module: _Module, line: int) -> Unit | None:
     around = [unit for unit in module.units.values() if unit.first <= line <= unit.last]
     return min(around, key=lambda unit: unit.last - unit.first, default=None)
+
+
+def _content(path: Path) -> str:
+    stat = path.stat()
+    return _hashed(str(path), stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _hashed(path: str, _modified: int, _size: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _read(path: Path) -> _Module:
