@@ -29,7 +29,7 @@ def study(entry: Entry) -> Study:
 
 @cache
 def _load_for_trials() -> None:
-    """Load what training loads, half a million objects, and spare the collector these: each trial has it look at all."""
+    """Load what training loads, and spare the collector of garbage these objects: each trial has it look at all."""
     importlib.import_module("torch._dynamo")
     importlib.import_module("sklearn.datasets")
     gc.collect()
