@@ -3,6 +3,9 @@
 They are added to ``tests/<field>/test_<stem>.py``, which holds ``CONTRACT`` and the tests that are the paper's own.
 """
 
+import gc
+import importlib
+from functools import cache
 from pathlib import Path
 
 from tests.faults.planting import Fault, noticed_by
@@ -24,7 +27,17 @@ def study(entry: Entry) -> Study:
     return load_study(entry.stem).declaration
 
 
+@cache
+def _load_for_trials() -> None:
+    """Load what training loads, and spare the collector of garbage these objects: each trial has it look at all."""
+    importlib.import_module("torch._dynamo")
+    importlib.import_module("sklearn.datasets")
+    gc.collect()
+    gc.freeze()
+
+
 def trial(entry: Entry, arm: str) -> TrialRecord:
+    _load_for_trials()
     return run_trial(TrialSpec(study=entry.stem, arm=arm, seed=0, budget="smoke"))
 
 

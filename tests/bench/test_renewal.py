@@ -10,6 +10,7 @@ from paperweight.bench import board, renewal
 from paperweight.bench.loading import load_study
 from paperweight.bench.renewal import Revisions, attempt_renewal
 from paperweight.catalogue import OfficialResult, find, official_result, result_path
+from paperweight.cli import papers
 from paperweight.provenance import Replay, SourceTree, here
 
 STEM = "infobatch"
@@ -141,7 +142,9 @@ def test_the_board_appends_a_renewal_and_leaves_what_was_measured(
     assert board.board([STEM], renew=True)[0].done == ""
 
 
-def test_a_result_is_explained_by_hand_until_the_code_changes_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_result_is_explained_by_hand_until_the_code_changes_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     entry = find(STEM)
     official = official_result(entry)
     assert official is not None
@@ -156,7 +159,32 @@ def test_a_result_is_explained_by_hand_until_the_code_changes_again(monkeypatch:
     assert explained is not None
     assert not explained.stale
     assert explained.record["explained"]["reason"] == "only the name of an argument changed"
+    papers.show(STEM)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "It holds for the code as it is now, by hand: only the name of an argument changed" in said
     with pytest.raises(ValueError, match="infobatch has no stale result to explain"):
         board.explain(STEM, "again")
-    board.write_result(entry, {**explained.record, "explained": {"reason": "", "units": {RUN: "1"}}})
+    board.write_result(entry, {**explained.record, "explained": {"reason": "A comment.", "units": {RUN: "1"}}})
     assert official_result(entry).stale
+    board.explain(STEM, "A word.")
+    assert official_result(entry).record["explained"]["reason"] == "A comment. A word."
+
+
+def test_a_renewal_begins_from_what_was_explained_and_keeps_the_explanation(
+    monkeypatch: pytest.MonkeyPatch, revisions: Revisions, tmp_path: Path
+):
+    gone = {"studies.training.infobatch:gone": "1"}
+    explained = {"reason": "only a size of the smoke budget changed", "units": SAME | dict.fromkeys(gone, "")}
+    stale = {**record(OLD | gone), "explained": explained}
+    trees = {"a" * 40: SourceTree(tmp_path), "c" * 40: here()}
+    monkeypatch.setattr(Revisions, "tree", lambda self, revision: trees[revision])
+    monkeypatch.setattr(renewal, "is_known", lambda _, revision: revision in trees)
+    monkeypatch.setattr(renewal, "revisions_of", lambda *_: ["c" * 40])
+    monkeypatch.setattr(renewal, "replay", Replays())
+    entry = attempt_renewal(STEM, stale, Path("infobatch.json"), revisions).entry
+    assert entry is not None
+    assert entry["from"] == "c" * 40
+    after = renewal.renewed(stale, entry)
+    assert "explained" not in after
+    assert after["renewed"][-1]["explained"] == explained
+    assert after["renewed"][-1]["units"] == SAME

@@ -4,6 +4,7 @@ A fault is planted in a fresh process, of which the files on disk know nothing.
 """
 
 import contextlib
+import gc
 import importlib
 import io
 import multiprocessing
@@ -25,6 +26,8 @@ from paperweight.testing import run_check
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 240
 EARLY = "imported before it was planted"
+_PRELOADED = ["torch", "torch._dynamo", "scipy.stats", "sklearn.datasets", "pytest"]
+_PRELOADED += ["paperweight.testing", "paperweight.loops", "paperweight.bench.worker"]
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,7 @@ def noticed_by(entry: Entry, fault: Fault, by: str) -> str:
 
 def _in_fresh_process(entry: Entry, fault: Fault, judge: Callable[[Entry], str]) -> str:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch", "torch._dynamo", "pytest", "paperweight.testing", "paperweight.nets", "paperweight.loops"]
-    )
+    context.set_forkserver_preload(_PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_judge, args=(entry, fault, judge, sender))
     process.start()
@@ -109,6 +110,7 @@ class _Planting(SourceFileLoader, MetaPathFinder):
 def _judge(entry: Entry, fault: Fault, judge: Callable[[Entry], str], sender: Any) -> None:
     import torch
 
+    gc.freeze()  # nothing of what was loaded before is ever freed here
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))
     if fault.module(entry) in sys.modules:
@@ -168,6 +170,9 @@ def _failing_test(entry: Entry, name: str = "") -> str:
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
             if report.failed:
                 failed.append(report.location[2].partition("[")[0])
+
+        def pytest_unconfigure(self) -> None:
+            gc.freeze()  # pytest goes on to look for garbage
 
     path = str(ROOT / "tests" / entry.field / f"test_{entry.stem}.py")
     status = pytest.main(["-x", "-p", "no:xdist", f"{path}::{name}" if name else path], plugins=[Noting()])

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from paperweight.bench.conclusion import conclude
 from paperweight.bench.loading import load_study
-from paperweight.bench.renewal import Revisions, attempt_renewal
+from paperweight.bench.renewal import Revisions, attempt_renewal, renewed
 from paperweight.bench.runner import Progress, weigh
 from paperweight.bench.statistics import benjamini_hochberg
 from paperweight.bench.weighing import Weighing
@@ -105,7 +105,7 @@ def board(
                     continue
                 renewal = attempt_renewal(entry.stem, official.record, result_path(entry), revisions, told)
                 if renewal.entry is not None:
-                    _write(entry, {**official.record, "renewed": [*official.record["renewed"], renewal.entry]})
+                    _write(entry, renewed(official.record, renewal.entry))
                     done[entry.stem] = "renewed"
                     continue
                 if refused is not None:
@@ -144,7 +144,8 @@ def explain(name: str, reason: str) -> None:
         raise InputError("explain must be a reason in words, got an empty text")
     tree = here()
     units = {unit: tree.digest(unit) for unit in official.changed}
-    _write(entry, {**official.record, "explained": {"reason": reason, "units": units}})
+    before: str = official.record.get("explained", {}).get("reason", "")
+    _write(entry, {**official.record, "explained": {"reason": f"{before} {reason}".strip(), "units": units}})
 
 
 def conclude_again(names: Sequence[str] = ()) -> list[BoardRow]:

@@ -33,7 +33,7 @@ from paperweight.provenance import (
     revisions_of,
 )
 
-__all__ = ["Renewal", "Revisions", "attempt_renewal"]
+__all__ = ["Renewal", "Revisions", "attempt_renewal", "renewed"]
 
 _RANDOM_SEEDS = range(1_000, 1_000_000)
 _SHOWN = 5
@@ -178,14 +178,37 @@ def attempt_renewal(
         "data_hash": data,
         "units": dict(sorted((kept | new.units).items())),
     }
+    if "explained" in record:
+        entry["explained"] = record["explained"]
     return Renewal(entry, (), spent)
 
 
+def renewed(record: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result with a renewal at its end, which takes over the explanation that it began from.
+
+    Args:
+        record: The result.
+        entry: What `attempt_renewal` gave.
+
+    Example:
+        >>> explained = {"reason": "a comment", "units": {}}
+        >>> renewed({"renewed": [], "explained": explained}, {"to": "b", "explained": explained})["renewed"]
+        [{'to': 'b', 'explained': {'reason': 'a comment', 'units': {}}}]
+    """
+    kept = {name: part for name, part in record.items() if name != "explained"}
+    return {**kept, "renewed": [*record["renewed"], entry]}
+
+
 def _last_known(record: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Return the revision that a result was measured or last renewed with, and what its trials executed there."""
-    renewed: list[dict[str, Any]] = record["renewed"]
-    last: dict[str, Any] = renewed[-1] if renewed else record["measured"]
-    return last["to"] if renewed else last["revision"] or "", last["units"]
+    """Return the revision that a result was measured or last renewed with, and what its trials executed there.
+
+    Where somebody has explained since why it holds, these are the definitions that the explanation is about.
+    """
+    renewals: list[dict[str, Any]] = record["renewed"]
+    last: dict[str, Any] = renewals[-1] if renewals else record["measured"]
+    explained: dict[str, Any] = record.get("explained", {})
+    units = {name: hashed for name, hashed in (last["units"] | explained.get("units", {})).items() if hashed}
+    return last["to"] if renewals else last["revision"] or "", units
 
 
 def _last_data(record: Mapping[str, Any]) -> dict[str, str]:

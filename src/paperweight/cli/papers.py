@@ -146,8 +146,10 @@ def _result(entry: Entry, official: OfficialResult) -> list[str]:
             f"STALE: changed since: {shown}{f' and {more} more' if more > 0 else ''}. Weigh it: paperweight weigh "
             f"{entry.stem}"
         )
-    elif "explained" in official.record:
-        lines.append(f"It holds for the code as it is now, by hand: {official.record['explained']['reason']}")
+    for part in (*official.record["renewed"], {} if official.stale else official.record):
+        if "explained" in part:
+            since = "as it is now" if part is official.record else f"that was replayed on {part['on']}"
+            lines.append(f"It holds for the code {since}, by hand: {part['explained']['reason']}")
     return lines
 
 

@@ -8,7 +8,7 @@ import ast
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import final
 
@@ -70,12 +70,6 @@ class _Module:
     texts: dict[str, str] = field(default_factory=dict[str, str])
 
 
-@lru_cache(maxsize=10_000)
-def _content(path: Path, mark: tuple[int, ...]) -> str:
-    """Return the hash of a file, which is read anew once its size, inode or times have changed."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @final
 class SourceTree:
     """A folder that holds the package, such as ``src`` of a checkout.
@@ -114,9 +108,7 @@ class SourceTree:
         """Return a hash of all files of the package, their layout and words included."""
         found = hashlib.sha256()
         for path in sorted(self.package.rglob("*.py")):
-            status = path.stat()
-            mark = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            found.update(f"{self._module(path)} {_content(path, mark)}".encode())
+            found.update(f"{self._module(path)} {_content(path)}".encode())
         return found.hexdigest()[:16]
 
     def used(self, record: Recording) -> dict[str, str]:
@@ -249,6 +241,16 @@ def changed(tree: SourceTree, units: Mapping[str, str]) -> list[str]:
 def _innermost(module: _Module, line: int) -> Unit | None:
     around = [unit for unit in module.units.values() if unit.first <= line <= unit.last]
     return min(around, key=lambda unit: unit.last - unit.first, default=None)
+
+
+def _content(path: Path) -> str:
+    stat = path.stat()
+    return _hashed(str(path), stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _hashed(path: str, _modified: int, _size: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _read(path: Path) -> _Module:

@@ -87,7 +87,7 @@ def run(arm: Arm[Plan], setting: Setting) -> Outcome:
     task = classification(setting, smoke=(150, 50, 50), desk=(900, 300, 590), gpu=(40_000, 5_000, 10_000))
     default = partial(ResNet, depth=20, width=32) if setting.budget == "gpu" else NormalisedMLP
     agents, probed = setting.pick(smoke=(3, 40), desk=(5, 200), gpu=(10, 2_000))
-    times = setting.pick(smoke=Times(2, 1, 4), desk=Times(6, 1, 20), gpu=Times(10, 2, 20))
+    times = setting.pick(smoke=Times(1, 1, 2), desk=Times(6, 1, 20), gpu=Times(10, 2, 20))
     metrics: dict[str, float] = {}
     made: dict[str, object] = {}
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -99,7 +99,8 @@ def run(arm: Arm[Plan], setting: Setting) -> Outcome:
         start = world.start(scheme)
         metrics[f"first{suffix}"] = world.first_exchange(start)
         if scheme in _RATES:
-            chosen[f"lr{suffix}"] = tune(_RATES[scheme], partial(world.train, start), world.validated, better="higher")
+            rates = setting.pick(smoke=_RATES[scheme][:2], desk=_RATES[scheme], gpu=_RATES[scheme])
+            chosen[f"lr{suffix}"] = tune(rates, partial(world.train, start), world.validated, better="higher")
             best = chosen[f"lr{suffix}"].best
             metrics[f"final{suffix}"] = accuracy(best.agents, task.data.test)
             made |= {f"agent{suffix}": best.agents[0], f"optimizer{suffix}": best.agents[0].optimizer}

@@ -65,7 +65,7 @@ class _Trained(NamedTuple):
 
 def run(arm: Arm[Callable[..., FedoSSL]], setting: Setting) -> Outcome:
     """Train with each local rate, and report what the best on validation images does on test images."""
-    world, rounds = open_clients(setting), setting.pick(smoke=7, desk=15, gpu=200)
+    world, rounds = open_clients(setting), setting.pick(smoke=6, desk=15, gpu=200)
     validation, test = world.data.validation, world.data.test
 
     def train(rate: float) -> _Trained:
@@ -80,8 +80,9 @@ def run(arm: Arm[Callable[..., FedoSSL]], setting: Setting) -> Outcome:
                 curve.append((float(number), world.judge(model, validation).overall))
         return _Trained(training, curve)
 
+    rates = (0.012, 0.06, 0.3, 1.5)
     tuned = tune(
-        (0.012, 0.06, 0.3, 1.5),
+        setting.pick(smoke=rates[1:3], desk=rates, gpu=rates),
         train,
         lambda tried: world.judge(tried.training.model, validation).overall,
         better="higher",

@@ -119,14 +119,14 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train and certify at each level of noise; report what the best on validation images does on test images."""
     task = classification(
         setting,
-        smoke=(100, 20, 20),
+        smoke=(50, 10, 10),
         desk=(4_000, 80, 300),
         gpu=(20_000, 500, 1_000),
         default="glyphs-20",
         normalised=False,
     )
-    steps = setting.pick(smoke=20, desk=200, gpu=8_000) * arm.make.times
-    copies = setting.pick(smoke=100, desk=1_000, gpu=20_000)
+    steps = setting.pick(smoke=8, desk=200, gpu=8_000) * arm.make.times
+    copies = setting.pick(smoke=40, desk=1_000, gpu=20_000)
     default = setting.pick(smoke=_small, desk=_small, gpu=LeNet)
     masks = arm.make.masks(*task.shape[1:])
     share = 2 if arm.make.dual else 1

@@ -213,8 +213,8 @@ class Erasure:
 
     def _drawn(self, model: Model, captions: Sequence[str], noise: int) -> Tensor:
         generator = torch.Generator().manual_seed(noise)
-        device = self.world.judge.head.weight.device
-        return generate(model, captions, self.model.spec.shape, generator=generator, device=device)
+        device, steps = self.world.judge.head.weight.device, self.setting.pick(smoke=5, desk=25, gpu=25)
+        return generate(model, captions, self.model.spec.shape, steps=steps, generator=generator, device=device)
 
 
 Erase = Callable[[Erasure], Chosen]

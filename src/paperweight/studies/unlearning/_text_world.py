@@ -76,7 +76,7 @@ def text_world(setting: Setting, name: WorldName = "shapes") -> TextWorld:
         name: ``shapes``, 12 x 12 in colour, or ``digits``, 8 x 8 in grey.
     """
     shared = setting.shared(f"text world of {name}")
-    count = shared.pick(smoke=400, desk=8_000, gpu=40_000)
+    count = shared.pick(smoke=100, desk=8_000, gpu=40_000)
     train, judged, test = _sets(shared, name, count)
     shape = (train.images.shape[1], train.images.shape[2], train.images.shape[3])
     classes = {family: len(groups) for family, groups in train.vocabulary.concepts.items()}
@@ -126,15 +126,16 @@ def _network(width: int, blocks: int) -> dict[str, int]:
 def _sets(setting: Setting, name: WorldName, count: int) -> tuple[CaptionedImages, CaptionedImages, CaptionedImages]:
     """Draw what the model learns from, what the judge learns from, and test images, from two streams."""
     data, evaluation = setting.generator("data"), setting.generator("evaluation")
+    tested = setting.pick(smoke=100, desk=1_000, gpu=1_000)
     if name == "shapes":
         sets = (captioned_shapes(count, generator=data), captioned_shapes(count, generator=evaluation))
-        return (*sets, captioned_shapes(1_000, generator=evaluation))
+        return (*sets, captioned_shapes(tested, generator=evaluation))
     splits = setting.images(default="digits", train=1_200, validation=350, test=247)
     known = LabelledImages(
         *(torch.cat(pair) for pair in zip(_pair(splits.train), _pair(splits.validation), strict=True))
     )
     sets = (captioned_digits(count, known, generator=data), captioned_digits(count, known, generator=evaluation))
-    return (*sets, captioned_digits(1_000, splits.test, generator=evaluation))
+    return (*sets, captioned_digits(tested, splits.test, generator=evaluation))
 
 
 def _pair(images: LabelledImages) -> tuple[Tensor, Tensor]:
