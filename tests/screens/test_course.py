@@ -138,6 +138,12 @@ def test_a_screen_whose_identity_differs_ranks_nothing(drawn) -> None:
     assert "differs from itself" in screen.words()
 
 
+def test_what_is_as_accurate_at_less_cost_is_named(drawn) -> None:
+    screen = screened(drawn({"helper": 0.02}, slow={"other": 0.4, "helper": 0.4}))
+    assert [fate.name for fate in screen.savers] == ["other"]
+    assert "As accurate, within 0.01, and cheaper: other at 0.4" in screen.words()
+
+
 def test_trees_stand_beside_the_recipes_of_a_table_and_are_none(drawn) -> None:
     screen = screened(drawn({TREES: 0.05, "helper": 0.02}), ["none", "helper"], target="y")
     assert [fate.name for fate in screen.winners] == ["helper"]

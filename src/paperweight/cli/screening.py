@@ -116,6 +116,6 @@ def _print_screen(console: "Console", screen: "Screen", report: Path) -> None:
     for fate in screen.fates:
         if fate.confirmed is None:
             console.print(f"{shown(fate.name)}: {fate.verdict}. {shown(fate.reason)}", soft_wrap=True)
-    for fate in screen.winners:
+    for fate in (*screen.winners, *screen.savers):
         console.print(f"\n{shown(fate.name)}:\n  {shown(fate.line)}", soft_wrap=True)
     console.print(f"\nReport: {shown(report)}", soft_wrap=True)

@@ -63,7 +63,7 @@ def ranking_figure(screen: Screen) -> str:
         names = [f"{place}  {_short(fate.name)}" for place, (fate, _) in enumerate(rows, start=1)]
         axes.set_yticks(range(len(rows)), names)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("gain in test accuracy over the tuned baseline")
+        axes.set_xlabel("gain in test accuracy")
         axes.set_title(title("Gains on fresh pairs, with intervals", 44))
     return svg(figure, "gains of the confirmed recipes with intervals, one row each", "ranking")
 
