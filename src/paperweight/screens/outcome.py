@@ -187,7 +187,7 @@ class Screen:
             return f"Of {self._count()}, none is shown to help on {self.data}."
         each = "; ".join(
             f"{fate.name} by {number(fate.confirmed.gain)} in test accuracy ({number(fate.confirmed.interval.low)} to "
-            f"{number(fate.confirmed.interval.high)}) at {_cost(fate)}"
+            f"{number(fate.confirmed.interval.high)}{self._if_small(fate.confirmed)}) at {_cost(fate)}"
             for fate in self.winners
             if fate.confirmed is not None
         )
@@ -201,6 +201,10 @@ class Screen:
     def _count(self) -> str:
         looked = [fate for fate in self._recipes if fate.stage != "misfit"]
         return f"{len(looked)} recipe{'' if len(looked) == 1 else 's'}"
+
+    def _if_small(self, found: Confirmed) -> str:
+        smallest = number(self.minimal_effect)
+        return f"; less than {smallest}, the smallest worth reporting" if found.gain < self.minimal_effect else ""
 
     def _saved(self) -> str:
         """Say which recipes are as good at less cost."""
