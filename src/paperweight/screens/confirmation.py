@@ -43,7 +43,12 @@ class Confirmation:
     @property
     def every(self) -> list[Asked]:
         """All trials that may be wanted, in the order in which they start."""
-        return [(arm, seed) for seed in range(_MOST_PAIRS) for arm in self.arms.values()]
+        return [asked for seed in range(_MOST_PAIRS) for asked in self._pair(list(self.arms), seed)]
+
+    def _pair(self, names: Sequence[str], seed: int) -> list[Asked]:
+        """Return the trials of a seed; each time another arm comes first, which the data are loaded for."""
+        first = seed % max(1, len(names))
+        return [(self.arms[name], seed) for name in (*names[first:], *names[:first])]
 
     @property
     def controls(self) -> Controls:
@@ -76,4 +81,4 @@ class Confirmation:
             self.series.add(gains)
             self._used += [(self.arms[name], seed) for name in names]
         rest = range(len(self.baseline), _MOST_PAIRS)
-        return [*self._used, *((self.arms[name], seed) for seed in rest for name in names)]
+        return [*self._used, *(asked for seed in rest for asked in self._pair(names, seed))]
