@@ -31,6 +31,7 @@ LINKS = {
     "benchmarks/README.md": "../benchmarks.md",
     "CONTRIBUTING.md": "../contributing.md",
     "GLOSSARY.md": "../glossary.md",
+    "docs/report.png": "../report.png",
 }
 MODULES = {
     "screens": "Screens of many methods",
