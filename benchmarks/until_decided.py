@@ -5,7 +5,8 @@ python benchmarks/until_decided.py [--studies N] [--pairs N]
 First, studies in which nothing differs, and those that differ by just the minimal effect, of four distributions: how
 often is there a false verdict within so many pairs? Then true effects: the share decided and the mean number of pairs,
 beside eight fixed pairs. Last, the effects that results/ hold: the mean trials of baseline and method until a
-verdict, beside those of two independent groups, unpaired, of a size fixed for a power of 90% at the same 5%.
+verdict, beside those of two independent groups, unpaired, of a size fixed for a power of 90% at the same 5%; and the
+verdict that their own pairs give when each is looked at as it comes.
 """
 
 import argparse
@@ -18,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paperweight.bench.anytime import log_evidence
+from paperweight.bench.anytime import anytime_interval, anytime_p, log_evidence, pairs_needed
 from paperweight.bench.conclusion import Conclusion
 from paperweight.bench.loading import load_study
-from paperweight.bench.statistics import sign_flip_p
+from paperweight.bench.statistics import compare, sign_flip_p
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float64]]
 
@@ -121,6 +122,26 @@ def results(pairs: int) -> None:
     )
 
 
+def before_and_after() -> None:
+    """Print the verdicts that the pairs of the stored results give if they are looked at as they come."""
+    print("\n| result | pairs | verdict | pairs until a verdict | that verdict |")
+    print("|---|---|---|---|---|")
+    for path in sorted(Path("results").glob("*/*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = Conclusion(load_study(path.stem).declaration, record["measured"])
+        smallest = found.study.metrics[found.study.headline].minimal_effect
+        gains = [pair.gain for pair in found.pairs_of(found.method, found.study.headline)]
+        verdict, used = "inconclusive", len(gains)
+        for count in range(pairs_needed(), len(gains) + 1):
+            compared = compare(
+                {("", ""): gains[:count]}, {"": smallest}, ("", ""), interval=anytime_interval, p_value=anytime_p
+            )
+            if compared["", ""].verdict != "inconclusive":
+                verdict, used = compared["", ""].verdict, count
+                break
+        print(f"| {path.stem} | {len(gains)} | {found.verdict} | {used} | {verdict} |")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -130,6 +151,7 @@ def main() -> None:
     lies(given.studies, given.pairs)
     power(given.studies // 5, given.pairs)
     results(given.pairs)
+    before_and_after()
 
 
 if __name__ == "__main__":
