@@ -12,7 +12,7 @@ def test_a_plan_takes_no_more_than_its_time_and_most_of_it(seconds: float, recip
     costs = Costs(step=step, fixed=0.1)
     plan = planned(costs, seconds=seconds, jobs=2, recipes=recipes, examples=10**6, batch_size=64)
     ratio = 1.5
-    tries = plan.tries * (2 * costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
+    tries = plan.tries * (3 * costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
     race = RACE_SEEDS * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
     full = PAIRS * (3 * costs.trial(plan.steps) + min(8, recipes) * costs.trial(plan.steps, ratio))
     if plan.steps > 60:

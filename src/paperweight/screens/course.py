@@ -205,17 +205,24 @@ class Course:
                 self._margins.pop(name, None)
 
     def _choose_baseline(self, plan: Plan) -> None:
+        """Choose optimizer and rate; the rate as each recipe's is, by tries that start from the best rate of all."""
+        stage = "tuning the baseline"
         starts = {name: (BASELINE, name, start) for name, (_, start) in OPTIMIZERS.items()}
-        tried = self._tries("tuning the baseline", plan, starts)
+        tried = self._tries(stage, plan, starts)
         self.scores = {name: {lr: _score(each) for lr, each in found.items()} for name, found in tried.items()}
         best = {name: max(scores.values(), default=-math.inf) for name, scores in self.scores.items()}
         self.optimizer = max(best, key=lambda name: best[name])
-        if all(len(scores) == TRIES or _none_works(scores) for scores in self.scores.values()):
-            lr = best_rate(self.scores[self.optimizer])
-            self.baseline = tried[self.optimizer][lr]
-            if self.baseline.status not in FINISHED:
-                raise _no_baseline(self.baseline)
-            self.lr = lr
+        if not all(len(scores) == TRIES or _none_works(scores) for scores in self.scores.values()):
+            return
+        start = best_rate(self.scores[self.optimizer])
+        if tried[self.optimizer][start].status not in FINISHED:
+            raise _no_baseline(tried[self.optimizer][start])
+        found = self._tries(stage, plan, {BASELINE: (BASELINE, self.optimizer, start)})[BASELINE]
+        around = {lr: _score(each) for lr, each in found.items()}
+        self.scores[self.optimizer] |= around
+        if len(around) == TRIES:
+            self.lr = best_rate(around)
+            self.baseline = found[self.lr]
 
     def _try_recipes(self, plan: Plan, lr: float, baseline: TrialRecord) -> None:
         starts = {name: (name, self.optimizer, each.lr or lr) for name, each in self._recipes.items()}
