@@ -25,6 +25,7 @@ class DrawnBench:
     minutes: float = 10.0
     slow: Mapping[str, float] = field(default_factory=dict)
     misfits: Sequence[str] = ()
+    failing: Sequence[str] = ()  # at full length
     interrupted_at: str = ""
     step_seconds: float = 0.004
     best: float = 0.05
@@ -46,6 +47,8 @@ class DrawnBench:
         spec = TrialSpec(study=data.study(), arm=arm.name, seed=seed, budget="desk")
         if arm.recipe in self.misfits:
             return TrialRecord(spec=spec, status="crashed", message="Traceback\nValueError: it has no convolutions")
+        if arm.recipe in self.failing and data.judged:
+            return TrialRecord(spec=spec, status="timed-out", message="it took more than 60 seconds")
         draw = random.Random(f"{arm.recipe} {seed} {arm.steps} {arm.lr}")
         best = self.best if arm.optimizer == "sgd" else self.best / 12
         loss = 0.02 * abs(math.log(arm.lr / best)) if data.judged is False else 0.0

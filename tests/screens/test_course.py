@@ -154,6 +154,18 @@ def test_what_is_as_accurate_at_less_cost_is_named(drawn) -> None:
     assert "As accurate, within 0.01, and cheaper: other at 0.4" in screen.words()
 
 
+def test_what_fails_at_full_length_is_given_up_and_said_to_have_failed(drawn) -> None:
+    bench = drawn({"helper": 0.02}, failing=[TREES, "other"])
+    screen = screened(bench, ["helper", "none", "other"], target="y")
+    assert [fate.name for fate in screen.winners] == ["helper"]
+    failed = {fate.name: fate for fate in screen.fates if fate.name in (TREES, "other")}
+    assert {fate.verdict for fate in failed.values()} == {"inconclusive"}
+    assert {len(fate.confirmed.gains) for fate in failed.values()} == {3}
+    said = "3 of its 3 trainings failed, the first timed-out: it took more than 60 seconds"
+    assert {fate.reason for fate in failed.values()} == {said}
+    assert "Gradient-boosted trees" not in screen.words()
+
+
 def test_trees_stand_beside_the_recipes_of_a_table_and_are_none(drawn) -> None:
     screen = screened(drawn({TREES: 0.05, "helper": 0.02}), ["none", "helper"], target="y")
     assert [fate.name for fate in screen.winners] == ["helper"]

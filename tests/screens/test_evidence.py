@@ -108,6 +108,16 @@ def test_the_second_wave_begins_once_the_first_is_settled() -> None:
     assert len(series.gains["a"]) == first
 
 
+def test_a_recipe_that_fails_three_times_in_a_row_is_given_up_without_a_verdict() -> None:
+    series = Series(["a", "b"], ["c"], MINIMAL)
+    for pair in range(12):
+        series.add({"a": None if pair in (1, 2, 4, 5, 6) else 0.0, "b": 0.05, "c": 0.0})
+    assert len(series.gains["a"]) == 7
+    assert confirm(series.gains, series.share, MINIMAL)["a"].verdict == "inconclusive"
+    assert len(series.gains["b"]) == 8
+    assert len(series.gains["c"]) == 4
+
+
 def test_screens_of_nothing_seldom_report_anything() -> None:
     """Of 400 screens of 8 recipes that share the baseline's luck, at most as many as chance allows report an effect."""
     false = 0

@@ -228,7 +228,7 @@ class Screen:
 
     def _trees(self) -> str:
         trees = next((fate.confirmed for fate in self.confirmed if fate.name == TREES), None)
-        if trees is None or not self.ranks:
+        if trees is None or math.isnan(trees.gain) or not self.ranks:
             return ""
         return (
             f"Gradient-boosted trees, the arm to beat, differ from the baseline by {number(trees.gain)} "

@@ -25,6 +25,7 @@ from paperweight.screens.course import Course, Progress
 from paperweight.screens.evidence import confirm
 from paperweight.screens.outcome import Controls, Fate, Screen, Stage
 from paperweight.screens.plan import Costs, Plan
+from paperweight.screens.readings import failure
 from paperweight.studies import ACCURACY, Recipe
 from paperweight.studies.screening import BASELINE, TREES, ScreenData, find_recipe
 
@@ -156,7 +157,11 @@ def _outcome(
         for name, each in found.items():
             if each.gains:
                 fates[name] = replace(
-                    fates[name], stage="confirmed", confirmed=each, cost=_cost(course, pairs, name), reason=""
+                    fates[name],
+                    stage="confirmed",
+                    confirmed=each,
+                    cost=_cost(course, pairs, name),
+                    reason=_failures(course, pairs, name),
                 )
     return Screen(
         data=data,
@@ -197,6 +202,14 @@ def _cost(course: Course, pairs: Confirmation, name: str) -> float | None:
         if one is not None and other is not None and one.cpu_seconds > 0 and other.status in FINISHED:
             ratios.append(other.cpu_seconds / one.cpu_seconds)
     return median(ratios) if ratios else None
+
+
+def _failures(course: Course, pairs: Confirmation, name: str) -> str:
+    """Return how many of a recipe's full trainings failed, and why the first did; nothing where none did."""
+    records = [course.records.get((pairs.arms[name], seed)) for seed in range(len(pairs.baseline))]
+    failed = [record for record in records if record is not None and record.status not in FINISHED]
+    counted = f"{len(failed)} of its {len(pairs.series.gains[name])} trainings failed"
+    return f"{counted}, the first {failed[0].status}: {failure(failed[0])}" if failed else ""
 
 
 def _chosen(fields: Sequence[str] | None, own: Sequence[str]) -> dict[str, Recipe]:
