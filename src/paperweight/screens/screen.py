@@ -261,10 +261,13 @@ class _Kept:
     def __post_init__(self) -> None:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            self.planned = Costs(**found["costs"]), Plan(**found["plan"])
-            self.spent = float(found["spent"])
+            costs, plan, spent = Costs(**found["costs"]), Plan(**found["plan"]), float(found["spent"])
+            if not all(isinstance(count, int) and count > 0 for count in asdict(plan).values()):
+                return
+            if all(0 <= seconds < math.inf for seconds in (costs.step, costs.fixed, spent)):
+                self.planned, self.spent = (costs, plan), spent
         except (OSError, ValueError, TypeError, KeyError):
-            self.planned, self.spent = None, 0.0
+            return
 
     def write(self, planned: tuple[Costs, Plan] | None, spent: float | None = None) -> None:
         """Keep costs and plan, and the time that was spent."""
