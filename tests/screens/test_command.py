@@ -14,6 +14,7 @@ import pytest
 from paperweight.cli import main
 from paperweight.reports import render_screen, write_screen_report
 from paperweight.screens.screen import _outcome
+from paperweight.studies.screening import TREES
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 OWN = """
@@ -147,6 +148,15 @@ def test_the_page_ranks_names_costs_and_the_line_to_use_and_fetches_nothing(draw
     numbers = json.loads(page.with_suffix(".json").read_text())
     assert numbers["words"] == screen.words()
     assert {fate["verdict"] for fate in numbers["fates"]} >= {"helps", "does not fit"}
+
+
+def test_the_page_counts_recipes_as_its_words_do_and_says_what_failed(drawn) -> None:
+    bench = drawn({"helper": 0.02}, failing=[TREES, "own.module:recipe"])
+    screen = page_of(bench, ["helper", "none", "own.module:recipe"], target="y")
+    text = render_screen(screen)
+    assert "Of 3 recipes" in screen.words()
+    assert "<dt>recipes looked at</dt><dd>3</dd>" in text
+    assert "<strong>own.module:recipe</strong>: 3 of its 3 trainings failed, the first timed-out" in text
 
 
 def test_a_page_without_a_ranking_shows_none(drawn) -> None:

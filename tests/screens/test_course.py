@@ -122,6 +122,7 @@ def test_too_short_a_time_confirms_nothing_and_says_so(drawn) -> None:
     assert not screen.confirmed
     assert not screen.winners
     assert "the time was too short" in screen.words()
+    assert "This holds" not in screen.words()
     assert screen.end == "time"
 
 

@@ -75,6 +75,11 @@ def test_nothing_is_said_of_few_pairs_and_a_failure_counts_against_both_sides() 
     assert failed.high > sure.high
 
 
+def test_gains_of_nothing_at_all_have_an_interval_of_nothing() -> None:
+    interval = evidence_interval([0.0] * 12, 0.95)
+    assert (interval.low, interval.high) == (0.0, 0.0)
+
+
 def test_a_gain_within_the_minimal_effect_is_no_effect_though_it_is_sure() -> None:
     gains = {"a": [0.004, 0.005, 0.0045, 0.0055] * 4}
     assert effects(gains, shares(["a"])) == {"a": "helps"}

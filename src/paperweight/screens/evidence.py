@@ -82,7 +82,7 @@ def evidence_interval(gains: Sequence[float | None], level: float) -> Interval:
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (middle, high) if _evidence(gains, sign, middle) >= wanted else (low, middle)
-        return low
+        return low if low > 0 or high < 0 else 0.0
 
     return Interval(lowest(1.0), 0.0 - lowest(-1.0), level)
 
