@@ -92,8 +92,9 @@ def screen(
     if not _SHORTEST <= minutes <= _LONGEST:
         raise InputError(f"minutes must be from {_SHORTEST:g} to {_LONGEST:g}, got {minutes:g}; 10 are usual")
     chosen = _chosen(fields, recipes)
-    if network is not None:
-        object_hash(network, "network")
+    own = [] if network is None else [object_hash(network, "network")]
+    named = sorted({name for name in recipes if ":" in name})
+    own += [object_hash(name, "with") for name in named]
     is_table = target is not None or str(data).lower().endswith(".csv")
     shared = ScreenData(
         train=_TRAIN,
@@ -102,6 +103,8 @@ def screen(
         test=_TEST,
         batch_size=_BATCH,
         target=(target or "") if is_table else None,
+        recipes=" ".join(named),
+        own=hashlib.sha256("".join(own).encode()).hexdigest()[:12] if own else "",
     )
     count = jobs if jobs is not None else default_jobs("cpu")
     clock = Clock(60 * minutes - _RESERVE, started)
