@@ -25,8 +25,11 @@ class DrawnBench:
     minutes: float = 10.0
     slow: Mapping[str, float] = field(default_factory=dict)
     misfits: Sequence[str] = ()
+    failing: Sequence[str] = ()  # at full length
     interrupted_at: str = ""
     step_seconds: float = 0.004
+    best: float = 0.05
+    noise: float = 0.004
     interrupted: bool = False
     stages: list[str] = field(default_factory=list)
     told: list[Progress] = field(default_factory=list)
@@ -44,11 +47,13 @@ class DrawnBench:
         spec = TrialSpec(study=data.study(), arm=arm.name, seed=seed, budget="desk")
         if arm.recipe in self.misfits:
             return TrialRecord(spec=spec, status="crashed", message="Traceback\nValueError: it has no convolutions")
+        if arm.recipe in self.failing and data.judged:
+            return TrialRecord(spec=spec, status="timed-out", message="it took more than 60 seconds")
         draw = random.Random(f"{arm.recipe} {seed} {arm.steps} {arm.lr}")
-        best = 0.05 if arm.optimizer == "sgd" else 0.004
+        best = self.best if arm.optimizer == "sgd" else self.best / 12
         loss = 0.02 * abs(math.log(arm.lr / best)) if data.judged is False else 0.0
         effect = {HALF: -0.03, BASELINE: 0.0}.get(arm.recipe, 0.0) + self.effects.get(arm.recipe, 0.0)
-        accuracy = 0.9 - loss + effect + draw.gauss(0, 0.004) + (0.005 if arm.optimizer == "sgd" else 0.0)
+        accuracy = 0.9 - loss + effect + draw.gauss(0, self.noise) + (0.005 if arm.optimizer == "sgd" else 0.0)
         seconds = 0.2 + self.step_seconds * arm.steps * self.slow.get(arm.recipe, 1.0)
         self.clock.seconds -= seconds / 2
         metrics = {"validation_accuracy": accuracy, "validation_loss": 1 - accuracy}

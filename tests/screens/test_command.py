@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from paperweight.bench.engine import LocalEngine
+from paperweight.bench.trial import TrialSpec
 from paperweight.cli import main
+from paperweight.errors import InputError
 from paperweight.reports import render_screen, write_screen_report
+from paperweight.screens import screen
 from paperweight.screens.screen import _outcome
+from paperweight.studies.screening import TREES, ScreenArm, ScreenData
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 OWN = """
@@ -88,6 +93,35 @@ def test_a_screen_stops_with_a_report_goes_on_and_then_runs_nothing(
     assert "it sees nothing <b>" not in text
 
 
+def test_a_changed_recipe_has_trials_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that killed its worker left no word of the files that it executed, and the time given to it was spent."""
+    seen: list[str] = []
+
+    def stop(bench: object, data: ScreenData, *_: object, **__: object) -> None:
+        seen.append(data.study())
+        raise InputError("seen enough")
+
+    monkeypatch.setattr(sys.modules["paperweight.screens.screen"], "Course", stop)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for text in (OWN, OWN, OWN + "# changed"):
+        (tmp_path / "changing.py").write_text(text)
+        with pytest.raises(InputError, match="seen enough"):
+            screen("digits", recipes=["changing:blind"], network="changing:network", out=tmp_path)
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_recipe_of_ones_own_leaves_its_worker_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data = ScreenData(train=60, used=60, validation=20, test=20, batch_size=20, recipes="mine:blind")
+    arm = ScreenArm("mine:blind", "sgd", 0.01, 4)
+    spec = TrialSpec(study=data.study(), arm=arm.name, seed=0, budget="desk", data="digits")
+    (record,) = LocalEngine(jobs=1, time_limit=60.0).run([spec])
+    assert record.status == "finished"
+    assert "the worker was replaced" not in record.message
+    assert any(name.endswith("mine.py") for name in record.own)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -147,6 +181,15 @@ def test_the_page_ranks_names_costs_and_the_line_to_use_and_fetches_nothing(draw
     numbers = json.loads(page.with_suffix(".json").read_text())
     assert numbers["words"] == screen.words()
     assert {fate["verdict"] for fate in numbers["fates"]} >= {"helps", "does not fit"}
+
+
+def test_the_page_counts_recipes_as_its_words_do_and_says_what_failed(drawn) -> None:
+    bench = drawn({"helper": 0.02}, failing=[TREES, "own.module:recipe"])
+    screen = page_of(bench, ["helper", "none", "own.module:recipe"], target="y")
+    text = render_screen(screen)
+    assert "Of 3 recipes" in screen.words()
+    assert "<dt>recipes looked at</dt><dd>3</dd>" in text
+    assert "<strong>own.module:recipe</strong>: 3 of its 3 trainings failed, the first timed-out" in text
 
 
 def test_a_page_without_a_ranking_shows_none(drawn) -> None:

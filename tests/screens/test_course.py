@@ -55,10 +55,20 @@ def test_confirmation_has_seeds_that_no_decision_looked_at_and_only_it_looks_at_
 def test_every_recipe_has_as_many_tries_as_the_baseline(drawn) -> None:
     bench = drawn(EFFECTS)
     screen = screened(bench)
-    assert {len(scores) for scores in screen.scores.values()} == {5}
+    assert len(screen.scores["adamw"]) == 5
+    assert len(screen.scores["sgd"]) > 5  # five from the usual rate, then five from the best of these
     assert {len(fate.scores) for fate in screen.fates if fate.scores is not None} == {5}
     assert screen.optimizer == "sgd"
     assert 0.02 < screen.lr < 0.12
+
+
+@pytest.mark.parametrize("best", [0.002, 0.05, 0.4])
+def test_a_recipe_that_does_nothing_gets_the_rate_of_the_baseline(drawn, best: float) -> None:
+    """Its tries start from the baseline's rate: unless the baseline's do, too, its rate is the finer one."""
+    bench = drawn({}, best=best, noise=0.0, minutes=20.0)
+    course = bench.course(["nothing"])
+    assert course.fates["nothing"].lr == course.lr
+    assert course.fates["nothing"].scores[course.lr] == max(course.scores[course.optimizer].values())
 
 
 def test_progress_names_who_is_alive_and_by_what_margin(drawn) -> None:
@@ -112,6 +122,7 @@ def test_too_short_a_time_confirms_nothing_and_says_so(drawn) -> None:
     assert not screen.confirmed
     assert not screen.winners
     assert "the time was too short" in screen.words()
+    assert "This holds" not in screen.words()
     assert screen.end == "time"
 
 
@@ -144,11 +155,25 @@ def test_what_is_as_accurate_at_less_cost_is_named(drawn) -> None:
     assert "As accurate, within 0.01, and cheaper: other at 0.4" in screen.words()
 
 
+def test_what_fails_at_full_length_is_given_up_and_said_to_have_failed(drawn) -> None:
+    bench = drawn({"helper": 0.02}, failing=[TREES, "other"])
+    screen = screened(bench, ["helper", "none", "other"], target="y")
+    assert [fate.name for fate in screen.winners] == ["helper"]
+    failed = {fate.name: fate for fate in screen.fates if fate.name in (TREES, "other")}
+    assert {fate.verdict for fate in failed.values()} == {"inconclusive"}
+    assert {len(fate.confirmed.gains) for fate in failed.values()} == {3}
+    said = "3 of its 3 trainings failed, the first timed-out: it took more than 60 seconds"
+    assert {fate.reason for fate in failed.values()} == {said}
+    assert "Gradient-boosted trees" not in screen.words()
+
+
 def test_trees_stand_beside_the_recipes_of_a_table_and_are_none(drawn) -> None:
     screen = screened(drawn({TREES: 0.05, "helper": 0.02}), ["none", "helper"], target="y")
     assert [fate.name for fate in screen.winners] == ["helper"]
     assert "Of 2 recipes" in screen.words()
-    assert "Gradient-boosted trees, the arm to beat, differ from the baseline by 0.05" in screen.words()
+    trees = next(fate.confirmed for fate in screen.fates if fate.name == TREES)
+    assert trees.gain == pytest.approx(0.05, abs=0.005)
+    assert f"Gradient-boosted trees, the arm to beat, differ from the baseline by {trees.gain:.3g}" in screen.words()
 
 
 def test_no_recipe_that_fits_is_a_screen_without_winners(drawn) -> None:

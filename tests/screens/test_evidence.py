@@ -75,6 +75,11 @@ def test_nothing_is_said_of_few_pairs_and_a_failure_counts_against_both_sides() 
     assert failed.high > sure.high
 
 
+def test_gains_of_nothing_at_all_have_an_interval_of_nothing() -> None:
+    interval = evidence_interval([0.0] * 12, 0.95)
+    assert (interval.low, interval.high) == (0.0, 0.0)
+
+
 def test_a_gain_within_the_minimal_effect_is_no_effect_though_it_is_sure() -> None:
     gains = {"a": [0.004, 0.005, 0.0045, 0.0055] * 4}
     assert effects(gains, shares(["a"])) == {"a": "helps"}
@@ -106,6 +111,16 @@ def test_the_second_wave_begins_once_the_first_is_settled() -> None:
     assert len(series.gains["b"]) == 9 - first
     series.add({"a": 0.05, "b": 0.0})
     assert len(series.gains["a"]) == first
+
+
+def test_a_recipe_that_fails_three_times_in_a_row_is_given_up_without_a_verdict() -> None:
+    series = Series(["a", "b"], ["c"], MINIMAL)
+    for pair in range(12):
+        series.add({"a": None if pair in (1, 2, 4, 5, 6) else 0.0, "b": 0.05, "c": 0.0})
+    assert len(series.gains["a"]) == 7
+    assert confirm(series.gains, series.share, MINIMAL)["a"].verdict == "inconclusive"
+    assert len(series.gains["b"]) == 8
+    assert len(series.gains["c"]) == 4
 
 
 def test_screens_of_nothing_seldom_report_anything() -> None:

@@ -41,6 +41,13 @@ def test_hopeless_is_who_is_behind_by_more_than_two_pooled_standard_errors() -> 
     assert hopeless({**gains, "c": [-0.0301, -0.0101]}) == {"c"}
 
 
+def test_who_fails_in_the_race_is_hopeless_and_saves_no_one_who_is() -> None:
+    gains = {"a": [0.0, 0.02], "b": [-0.0099, -0.0299], "c": [-0.0301, -0.0101]}
+    failed = {**gains, "d": [-math.inf, 0.3], "e": [-math.inf, -math.inf]}
+    assert hopeless(failed) == {"c", "d", "e"}
+    assert leaders(failed) == ["a", "b"]
+
+
 def test_leaders_are_ordered_by_mean_gain_without_the_hopeless() -> None:
     gains = {"a": [0.0, 0.02], "b": [0.03, 0.01], "c": [-0.3, -0.31]}
     assert leaders(gains) == ["b", "a"]

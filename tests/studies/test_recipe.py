@@ -11,7 +11,7 @@ from paperweight.architecture import PAU
 from paperweight.catalogue import entries
 from paperweight.errors import InputError
 from paperweight.loops import index_batches
-from paperweight.nets import LeNet
+from paperweight.nets import LeNet, NormalisedMLP
 from paperweight.optim import LaplacianSmoothing, Lookahead
 from paperweight.studies import MISFIT, Recipe, Setting, classification
 from paperweight.studies._recipe import MisfitError, train_by
@@ -80,6 +80,23 @@ def test_a_training_of_its_own_has_as_many_passes_as_the_steps_make_and_the_sche
     assert len(seen) == STEPS * BATCH // 60 == 4
     assert found.made["training"].samples == 4 * 60
     assert seen[0] == 0.05 > seen[-1]
+
+
+def test_infobatch_trains_a_network_with_batch_normalization_where_one_sample_is_left_over() -> None:
+    data = task()
+    found = train_by(
+        find_recipe("infobatch"),
+        data,
+        NormalisedMLP(data.shape, data.classes, hidden=(8,)),
+        OPTIMIZERS["sgd"][0],
+        lr=0.05,
+        steps=6,
+        batch_size=59,
+        generator=data.setting.generator("batches"),
+    )
+    assert found.made["training"].samples % 59 != 1
+    assert found.made["training"].epoch == 6
+    assert found.losses.isfinite().all()
 
 
 def test_slots_are_given_what_they_are_promised() -> None:

@@ -114,7 +114,7 @@ def _print_screen(console: "Console", screen: "Screen", report: Path) -> None:
                 )
         console.print(table)
     for fate in screen.fates:
-        if fate.confirmed is None:
+        if fate.confirmed is None or fate.reason:
             console.print(f"{shown(fate.name)}: {fate.verdict}. {shown(fate.reason)}", soft_wrap=True)
     for fate in (*screen.winners, *screen.savers):
         console.print(f"\n{shown(fate.name)}:\n  {shown(fate.line)}", soft_wrap=True)

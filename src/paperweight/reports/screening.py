@@ -15,7 +15,9 @@ from paperweight.screens.outcome import Fate
 __all__ = ["render_screen", "write_screen_report"]
 
 _ENDS = {
-    "decided": "It ended when each recipe that was confirmed had a verdict.",
+    "decided": (
+        "It ended when each recipe that was confirmed had a verdict, had failed three times in a row, or had 100 pairs."
+    ),
     "time": "It ended when the time was over.",
     "interrupted": "It was stopped before its time; the same command goes on with it.",
 }

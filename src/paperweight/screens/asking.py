@@ -8,10 +8,10 @@ from typing import final
 from paperweight.bench.engine import LocalEngine
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.sharing import complete
-from paperweight.bench.trial import FINISHED, TrialRecord, TrialSpec
+from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.studies.screening import ScreenArm, ScreenData
 
-__all__ = ["Asked", "Bench", "Clock", "Want", "value"]
+__all__ = ["Asked", "Bench", "Clock", "Want"]
 
 Asked = tuple[ScreenArm, int]
 """An arm and a seed."""
@@ -113,8 +113,3 @@ class Bench:
     def _spec(self, data: ScreenData, asked: Asked) -> TrialSpec:
         arm, seed = asked
         return self.spec.model_copy(update={"study": data.study(), "arm": arm.name, "seed": seed})
-
-
-def value(record: TrialRecord | None, metric: str) -> float | None:
-    """Return what a trial measured; ``None`` where it did not finish."""
-    return record.metrics[metric] if record is not None and record.status in FINISHED else None

@@ -5,9 +5,10 @@ from typing import final
 
 from paperweight.bench.conclusion import gain
 from paperweight.bench.trial import TrialRecord
-from paperweight.screens.asking import Asked, value
+from paperweight.screens.asking import Asked
 from paperweight.screens.evidence import Series
 from paperweight.screens.outcome import Controls
+from paperweight.screens.readings import value
 from paperweight.studies import ACCURACY
 from paperweight.studies.screening import BASELINE, HALF, IDENTITY, ScreenArm
 

@@ -8,15 +8,14 @@ from typing import final
 
 from paperweight.bench.statistics import mean
 from paperweight.bench.trial import FINISHED, TrialRecord
-from paperweight.errors import InputError
-from paperweight.screens.asking import Asked, Bench, value
+from paperweight.screens.asking import Asked, Bench
 from paperweight.screens.confirmation import Confirmation
 from paperweight.screens.outcome import Fate
 from paperweight.screens.plan import RACE_SEEDS, TRIES, Costs, Plan, affordable, planned
 from paperweight.screens.racing import best_rate, far_behind, hopeless, leaders, next_rates
-from paperweight.studies import MISFIT, Recipe
+from paperweight.screens.readings import argument, failure, no_baseline, none_works, score, step_seconds
+from paperweight.studies import Recipe
 from paperweight.studies.screening import BASELINE, HALF, IDENTITY, OPTIMIZERS, TREES, ScreenArm, ScreenData
-from paperweight.texts import brief
 
 __all__ = ["Course", "Progress"]
 
@@ -144,24 +143,24 @@ class Course:
             found = self._run("measuring a step", [(arm, seed) for seed in seeds], judged=True)
             finished = [record for record in found.values() if record.status in FINISHED]
             if found and not finished:
-                raise _no_baseline(next(iter(found.values())))
+                raise no_baseline(next(iter(found.values())))
             return finished
 
         few = timed(_WARM)
         if not few:
             return None
-        many = timed(max(_WARM + 1, min(200, math.ceil(_CALIBRATION / max(1e-4, _step(few))))))
+        many = timed(max(_WARM + 1, min(200, math.ceil(_CALIBRATION / max(1e-4, step_seconds(few))))))
         if not many:
             return None
-        rest = median(record.wall_seconds - _number(record, "training_seconds") for record in many)
-        loading = min(_number(record, "loading_seconds") for record in many)
-        costs = Costs(step=_step(many), fixed=max(0.0, rest) + loading + 0.05)
+        rest = median(record.wall_seconds - argument(record, "training_seconds") for record in many)
+        loading = min(argument(record, "loading_seconds") for record in many)
+        costs = Costs(step=step_seconds(many), fixed=max(0.0, rest) + loading + 0.05)
         return costs, planned(
             costs,
             seconds=self._bench.clock.left,
             jobs=self._jobs,
             recipes=len(self.fates),
-            examples=round(_number(many[0], "training_examples")),
+            examples=round(argument(many[0], "training_examples")),
             batch_size=self._data.batch_size,
         )
 
@@ -179,8 +178,8 @@ class Course:
         while True:
             every: dict[Asked, str] = {}
             for name, (recipe, optimizer, start) in starts.items():
-                scores = {rate: _score(record) for rate, record in tried[name].items()}
-                if _none_works(scores):
+                scores = {rate: score(record) for rate, record in tried[name].items()}
+                if none_works(scores):
                     continue
                 for rate in next_rates(scores, start)[: TRIES - len(scores)]:
                     every[ScreenArm(recipe, optimizer, rate, plan.try_steps), _EXPLORED] = name
@@ -198,35 +197,42 @@ class Course:
             return
         best = self.scores[self.optimizer][self.lr]
         for name, records in tried.items():
-            scores = [_score(record) for record in records.values()]
+            scores = [score(record) for record in records.values()]
             if not scores or max(scores) > -math.inf:
                 self._margins[name] = max(scores) - best if scores else None
             else:
                 self._margins.pop(name, None)
 
     def _choose_baseline(self, plan: Plan) -> None:
+        """Choose optimizer and rate; the rate as each recipe's is, by tries that start from the best rate of all."""
+        stage = "tuning the baseline"
         starts = {name: (BASELINE, name, start) for name, (_, start) in OPTIMIZERS.items()}
-        tried = self._tries("tuning the baseline", plan, starts)
-        self.scores = {name: {lr: _score(each) for lr, each in found.items()} for name, found in tried.items()}
+        tried = self._tries(stage, plan, starts)
+        self.scores = {name: {lr: score(each) for lr, each in found.items()} for name, found in tried.items()}
         best = {name: max(scores.values(), default=-math.inf) for name, scores in self.scores.items()}
         self.optimizer = max(best, key=lambda name: best[name])
-        if all(len(scores) == TRIES or _none_works(scores) for scores in self.scores.values()):
-            lr = best_rate(self.scores[self.optimizer])
-            self.baseline = tried[self.optimizer][lr]
-            if self.baseline.status not in FINISHED:
-                raise _no_baseline(self.baseline)
-            self.lr = lr
+        if not all(len(scores) == TRIES or none_works(scores) for scores in self.scores.values()):
+            return
+        start = best_rate(self.scores[self.optimizer])
+        if tried[self.optimizer][start].status not in FINISHED:
+            raise no_baseline(tried[self.optimizer][start])
+        found = self._tries(stage, plan, {BASELINE: (BASELINE, self.optimizer, start)})[BASELINE]
+        around = {lr: score(each) for lr, each in found.items()}
+        self.scores[self.optimizer] |= around
+        if len(around) == TRIES:
+            self.lr = best_rate(around)
+            self.baseline = found[self.lr]
 
     def _try_recipes(self, plan: Plan, lr: float, baseline: TrialRecord) -> None:
         starts = {name: (name, self.optimizer, each.lr or lr) for name, each in self._recipes.items()}
         tried = self._tries("trying rates of each recipe", plan, starts)
         best, usual = self.scores[self.optimizer][lr], baseline.cpu_seconds
-        examples = round(_number(baseline, "validation_examples"))
+        examples = round(argument(baseline, "validation_examples"))
         for name, records in tried.items():
-            scores = {rate: _score(record) for rate, record in records.items()}
+            scores = {rate: score(record) for rate, record in records.items()}
             finished = [record for record in records.values() if record.status in FINISHED]
             if records and not finished:
-                reason = _reason(next(iter(records.values())))
+                reason = failure(next(iter(records.values())))
                 self.fates[name] = replace(self.fates[name], stage="misfit", reason=reason)
             elif len(records) == TRIES:
                 rate = self._rates[name] = best_rate(scores)
@@ -246,10 +252,11 @@ class Course:
         found = self._run("racing at half of the steps", [(a, s) for s in seeds for a in (baseline, *arms.values())])
         if len(found) < RACE_SEEDS * (1 + len(arms)):
             return None
-        gains = {
-            name: tuple(_score(found[arm, seed]) - _score(found[baseline, seed]) for seed in seeds)
-            for name, arm in arms.items()
-        }
+        usual = {seed: score(found[baseline, seed]) for seed in seeds}
+        known = [seed for seed in seeds if math.isfinite(usual[seed])]
+        if not known:
+            raise no_baseline(found[baseline, seeds[0]])
+        gains = {name: tuple(score(found[arm, seed]) - usual[seed] for seed in known) for name, arm in arms.items()}
         lost, order = hopeless(gains), leaders(gains)
         most = affordable(
             costs,
@@ -259,8 +266,9 @@ class Course:
             ratios=[self._ratios[name] for name in order],
         )
         for name, each in gains.items():
+            dropped = _HOPELESS if all(map(math.isfinite, each)) else _FAILED
             behind = "others were ahead in the race, and the time does not suffice for more"
-            reason = _HOPELESS if name in lost else "" if name in order[:most] else behind
+            reason = dropped if name in lost else "" if name in order[:most] else behind
             self.fates[name] = replace(self.fates[name], stage="raced", race=each, reason=reason)
         return order[:most]
 
@@ -282,36 +290,4 @@ class Course:
 
 
 _HOPELESS = "it was behind the baseline in the race, by more than two standard errors"
-
-
-def _number(record: TrialRecord, argument: str) -> float:
-    return float(str(record.arguments[argument]))
-
-
-def _step(records: Sequence[TrialRecord]) -> float:
-    """Return the seconds of a step, the median over trials."""
-    return median(_number(record, "training_seconds") / _number(record, "steps") for record in records)
-
-
-def _none_works(scores: Mapping[float, float]) -> bool:
-    return bool(scores) and not any(map(math.isfinite, scores.values()))
-
-
-def _score(record: TrialRecord) -> float:
-    """Return the validation accuracy of a trial, a hair higher the lower its loss; minus infinity of a failure."""
-    accuracy, loss = value(record, "validation_accuracy"), value(record, "validation_loss")
-    if accuracy is None or loss is None or not math.isfinite(accuracy):
-        return -math.inf
-    return accuracy - 1e-6 * min(1e3, loss if math.isfinite(loss) else 1e3)
-
-
-def _reason(record: TrialRecord) -> str:
-    lines = record.message.strip().splitlines()
-    return brief(lines[-1].removeprefix(MISFIT), 300) if lines else record.status
-
-
-def _no_baseline(record: TrialRecord) -> InputError:
-    return InputError(
-        f"the baseline cannot be trained on these data, {record.status}: {_reason(record)}; mend that and give the "
-        "same command"
-    )
+_FAILED = "its training failed in the race"

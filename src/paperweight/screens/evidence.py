@@ -26,6 +26,7 @@ FALSE = 0.05
 
 _FIRST = 0.8
 _HALVINGS = 50
+_FAILURES = 3
 _REACH = 64.0
 
 
@@ -81,7 +82,7 @@ def evidence_interval(gains: Sequence[float | None], level: float) -> Interval:
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (middle, high) if _evidence(gains, sign, middle) >= wanted else (low, middle)
-        return low
+        return low if low > 0 or high < 0 else 0.0
 
     return Interval(lowest(1.0), 0.0 - lowest(-1.0), level)
 
@@ -163,7 +164,8 @@ def confirm(
 class Series:
     """The gains of recipes, pair by pair, each until it is settled.
 
-    A recipe is settled after the first pair at which it has a verdict that no later verdict on others can take away.
+    A recipe is settled after the first pair at which it has a verdict that no later verdict on others can take away,
+    and given up, which is no verdict, after three pairs in a row in which a trial failed.
 
     Args:
         first: The recipes that are confirmed first.
@@ -198,8 +200,13 @@ class Series:
         """Take the gains of the next pair: one of each recipe that is open, and no others count."""
         for name in self.open:
             self.gains[name].append(row[name])
-            if self._settled(name):
+            if self._settled(name) or self.gave_up(name):
                 (self._first or self._then).remove(name)
+
+    def gave_up(self, name: str) -> bool:
+        """Whether the last three pairs of a recipe failed."""
+        last = self.gains[name][-_FAILURES:]
+        return len(last) == _FAILURES and all(gain is None for gain in last)
 
     def _settled(self, name: str) -> bool:
         gains, share = self.gains[name], self.share[name]

@@ -163,6 +163,11 @@ class Screen:
         return not self.controls.failures
 
     @property
+    def looked(self) -> list[Fate]:
+        """The recipes that fit."""
+        return [fate for fate in self._recipes if fate.stage != "misfit"]
+
+    @property
     def winners(self) -> list[Fate]:
         """The recipes that help; none where a control fails."""
         return [fate for fate in self._recipes if self.ranks and fate.verdict == "helps"]
@@ -199,8 +204,7 @@ class Screen:
         return [fate for fate in self.fates if fate.name != TREES]
 
     def _count(self) -> str:
-        looked = [fate for fate in self._recipes if fate.stage != "misfit"]
-        return f"{len(looked)} recipe{'' if len(looked) == 1 else 's'}"
+        return f"{len(self.looked)} recipe{'' if len(self.looked) == 1 else 's'}"
 
     def _if_small(self, found: Confirmed) -> str:
         smallest = number(self.minimal_effect)
@@ -228,7 +232,7 @@ class Screen:
 
     def _trees(self) -> str:
         trees = next((fate.confirmed for fate in self.confirmed if fate.name == TREES), None)
-        if trees is None or not self.ranks:
+        if trees is None or math.isnan(trees.gain) or not self.ranks:
             return ""
         return (
             f"Gradient-boosted trees, the arm to beat, differ from the baseline by {number(trees.gain)} "
@@ -236,6 +240,8 @@ class Screen:
         )
 
     def _scope(self) -> str:
+        if not self.confirmed:
+            return ""
         plan = self.plan
         how = "" if plan is None else f" trained for {plan.steps:,} updates on at most {plan.examples:,} examples"
         return (

@@ -71,7 +71,7 @@ class Plan:
 
 def _seconds(plan: Plan, costs: Costs, recipes: int, confirmed: int, ratio: float) -> float:
     """Return the seconds of one core that a plan takes."""
-    tries = plan.tries * (2 * costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
+    tries = plan.tries * (3 * costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
     race = RACE_SEEDS * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
     pair = (1 + _CONTROLS) * costs.trial(plan.steps) + confirmed * costs.trial(plan.steps, ratio)
     return tries + race + PAIRS * pair

@@ -58,20 +58,22 @@ def hopeless(gains: Mapping[str, Sequence[float]]) -> set[str]:
     """Return the recipes whose mean gain lies below zero by more than two standard errors.
 
     The standard error of a mean comes from the spread of the gains of each recipe about its own mean, over all recipes
-    together: each has too few pairs of its own.
+    together: each has too few pairs of its own. A recipe that failed in a pair is hopeless, and no part of that spread.
 
     Args:
-        gains: Recipe to its gains in validation accuracy over the baseline, one a pair.
+        gains: Recipe to its gains in validation accuracy over the baseline, one a pair; minus infinity where it failed.
 
     Example:
         >>> sorted(hopeless({"a": [0.01, 0.02], "b": [-0.2, -0.21], "c": [0.0, -0.02]}))
         ['b']
     """
-    means = {name: sum(each) / len(each) for name, each in gains.items()}
-    squares = sum((gain - means[name]) ** 2 for name, each in gains.items() for gain in each)
-    free = sum(len(each) - 1 for each in gains.values())
+    whole = {name: each for name, each in gains.items() if all(map(math.isfinite, each))}
+    means = {name: sum(each) / len(each) for name, each in whole.items()}
+    squares = sum((gain - means[name]) ** 2 for name, each in whole.items() for gain in each)
+    free = sum(len(each) - 1 for each in whole.values())
     deviation = math.sqrt(squares / free) if free else 0.0
-    return {name for name, each in gains.items() if means[name] < -_HALF_WIDTHS * deviation / math.sqrt(len(each))}
+    behind = {name for name, each in whole.items() if means[name] < -_HALF_WIDTHS * deviation / math.sqrt(len(each))}
+    return behind | (set(gains) - set(whole))
 
 
 def leaders(gains: Mapping[str, Sequence[float]]) -> list[str]:

@@ -25,6 +25,7 @@ from paperweight.screens.course import Course, Progress
 from paperweight.screens.evidence import confirm
 from paperweight.screens.outcome import Controls, Fate, Screen, Stage
 from paperweight.screens.plan import Costs, Plan
+from paperweight.screens.readings import failure
 from paperweight.studies import ACCURACY, Recipe
 from paperweight.studies.screening import BASELINE, TREES, ScreenData, find_recipe
 
@@ -91,8 +92,9 @@ def screen(
     if not _SHORTEST <= minutes <= _LONGEST:
         raise InputError(f"minutes must be from {_SHORTEST:g} to {_LONGEST:g}, got {minutes:g}; 10 are usual")
     chosen = _chosen(fields, recipes)
-    if network is not None:
-        object_hash(network, "network")
+    own = [] if network is None else [object_hash(network, "network")]
+    named = sorted({name for name in recipes if ":" in name})
+    own += [object_hash(name, "with") for name in named]
     is_table = target is not None or str(data).lower().endswith(".csv")
     shared = ScreenData(
         train=_TRAIN,
@@ -101,6 +103,8 @@ def screen(
         test=_TEST,
         batch_size=_BATCH,
         target=(target or "") if is_table else None,
+        recipes=" ".join(named),
+        own=hashlib.sha256("".join(own).encode()).hexdigest()[:12] if own else "",
     )
     count = jobs if jobs is not None else default_jobs("cpu")
     clock = Clock(60 * minutes - _RESERVE, started)
@@ -156,7 +160,11 @@ def _outcome(
         for name, each in found.items():
             if each.gains:
                 fates[name] = replace(
-                    fates[name], stage="confirmed", confirmed=each, cost=_cost(course, pairs, name), reason=""
+                    fates[name],
+                    stage="confirmed",
+                    confirmed=each,
+                    cost=_cost(course, pairs, name),
+                    reason=_failures(course, pairs, name),
                 )
     return Screen(
         data=data,
@@ -197,6 +205,14 @@ def _cost(course: Course, pairs: Confirmation, name: str) -> float | None:
         if one is not None and other is not None and one.cpu_seconds > 0 and other.status in FINISHED:
             ratios.append(other.cpu_seconds / one.cpu_seconds)
     return median(ratios) if ratios else None
+
+
+def _failures(course: Course, pairs: Confirmation, name: str) -> str:
+    """Return how many of a recipe's full trainings failed, and why the first did; nothing where none did."""
+    records = [course.records.get((pairs.arms[name], seed)) for seed in range(len(pairs.baseline))]
+    failed = [record for record in records if record is not None and record.status not in FINISHED]
+    counted = f"{len(failed)} of its {len(pairs.series.gains[name])} trainings failed"
+    return f"{counted}, the first {failed[0].status}: {failure(failed[0])}" if failed else ""
 
 
 def _chosen(fields: Sequence[str] | None, own: Sequence[str]) -> dict[str, Recipe]:
@@ -248,10 +264,13 @@ class _Kept:
     def __post_init__(self) -> None:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            self.planned = Costs(**found["costs"]), Plan(**found["plan"])
-            self.spent = float(found["spent"])
+            costs, plan, spent = Costs(**found["costs"]), Plan(**found["plan"]), float(found["spent"])
+            if not all(isinstance(count, int) and count > 0 for count in asdict(plan).values()):
+                return
+            if all(0 <= seconds < math.inf for seconds in (costs.step, costs.fixed, spent)):
+                self.planned, self.spent = (costs, plan), spent
         except (OSError, ValueError, TypeError, KeyError):
-            self.planned, self.spent = None, 0.0
+            return
 
     def write(self, planned: tuple[Costs, Plan] | None, spent: float | None = None) -> None:
         """Keep costs and plan, and the time that was spent."""

@@ -76,6 +76,10 @@ class ScreenData:
         batch_size: Examples a batch.
         target: Column to predict, where the data are a table: the last one where it is empty; ``None`` for images.
         judged: Whether test examples are looked at.
+        recipes: Names of the person's own recipes, a space between: a worker loads their files before its first trial,
+            and not in one, which would leave it changed.
+        own: Hash of the files of the person's network and recipes, so that a changed one has trials of its own; empty
+            where there are none.
     """
 
     train: int
@@ -85,6 +89,8 @@ class ScreenData:
     batch_size: int
     target: str | None = None
     judged: bool = False
+    recipes: str = ""
+    own: str = ""
 
     def study(self) -> str:
         """Return the name of the study."""
@@ -181,6 +187,8 @@ def screening(name: str) -> tuple[Study, partial[Outcome], Path]:
         data = ScreenData(**json.loads(name.removeprefix(PREFIX)))
     except (ValueError, TypeError) as error:
         raise InputError(f"there is no screen called {name!r}; paperweight screen --data PATH runs one") from error
+    for own in data.recipes.split():
+        find_recipe(own)
     validation = {
         "validation_accuracy": Metric.higher("validation accuracy", 0.01),
         "validation_loss": Metric.lower("validation loss", 0.02, "nats"),
