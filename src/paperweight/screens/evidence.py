@@ -164,7 +164,8 @@ def confirm(
 class Series:
     """The gains of recipes, pair by pair, each until it is settled.
 
-    A recipe is settled after the first pair at which it has a verdict that no later verdict on others can take away,
+    A recipe is settled after the first pair at which it has a verdict that no later verdict on others can undo (a sure
+    effect may still turn out to lie within the minimal one once others are found, since intervals then narrow),
     and given up, which is no verdict, after three pairs in a row in which a trial failed.
 
     Args:
