@@ -5,7 +5,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -102,6 +102,34 @@ def test_drivers_at_once_run_each_trial_once_and_return_the_same(place: str) -> 
     assert all(engine.ran for engine in engines)
     assert sorted(trial for engine in engines for trial in engine.recorded) == [("base", 0), ("method", 0)]
     assert leased(place) == 0
+
+
+def test_a_driver_that_waits_for_another_ends_once_nothing_is_wanted_any_more(place: str) -> None:
+    first = Engine()
+    begun, go_on, over = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(spec: TrialSpec) -> None:
+        begun.set()
+        assert go_on.wait(20)
+
+    def wanted(found: Mapping[str, TrialRecord]) -> list[TrialSpec]:
+        return [] if over.is_set() else PLAN[:1]
+
+    def wait() -> dict[str, TrialRecord]:
+        with Ledger(place) as ledger:
+            engine = cast(LocalEngine, Engine())
+            return complete(ledger, engine, PLAN[:1], baseline="base", retry=False, progress=None, wanted=wanted)
+
+    first.meanwhile = hold
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(run, place, first, PLAN[:1])
+        assert begun.wait(20)
+        other = pool.submit(wait)
+        time.sleep(0.1)
+        over.set()
+        assert other.result(10) == {}
+        go_on.set()
+        assert len(one.result(20)) == 1
 
 
 def test_a_driver_waits_for_the_trial_of_another_and_uses_its_row(place: str) -> None:

@@ -101,6 +101,7 @@ def test_tables_are_screened_and_trees_stand_beside(wine: str) -> None:
     assert network.metrics["accuracy"] > 0.8
     assert trees.metrics["accuracy"] > 0.8
     assert "13 features" in network.message
+    assert "at most 1,500 validation and 3,000 test examples of these are looked at" in network.message
 
 
 def test_rows_of_a_table_are_in_one_part_each_with_their_share_of_each_class(wine: str) -> None:

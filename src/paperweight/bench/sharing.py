@@ -41,8 +41,8 @@ def complete(
             all where none of the baseline finished.
         progress: Called with words and (trials done, trials in all).
         recording: Whether the definitions that the trials execute are recorded, where they are not known yet.
-        wanted: Asked after each trial which of the trials are still wanted, given the records so far; all where left
-            out. Those that run already are filed, too.
+        wanted: Asked after each trial, and while it waits for others, which of the trials are still wanted, given the
+            records so far; all where left out. Those that run already are filed, too.
 
     Raises:
         InputError: If a worker refuses what the user gave, or the ledger fails twice in a row.
@@ -93,6 +93,7 @@ def complete(
                 look()
                 tell()
             else:
+                look()
                 tell("waiting for another weighing")
                 time.sleep(_POLL)
     return found

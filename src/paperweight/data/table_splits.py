@@ -19,7 +19,8 @@ def split_table(table: Table, *, train: int, validation: int, test: int, generat
     """Draw random parts of a table's rows in which every class has its share, by scikit-learn's `train_test_split`.
 
     Features get mean 0 and standard deviation 1 over the training rows; one that is constant there becomes 0. Where the
-    table has fewer rows than asked for, the parts shrink in proportion.
+    table has fewer rows than asked for, the parts shrink in proportion. Copies of a row are not told from one another,
+    and may fall into several parts.
 
     Args:
         table: The table; its target is a class.

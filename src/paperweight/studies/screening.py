@@ -293,6 +293,7 @@ def _parts(data: ScreenData, setting: Setting) -> Splits:
         parts = classification(setting, smoke=sizes, desk=sizes, gpu=sizes).data
     else:
         parts = setting.table(target=data.target or None, train=data.train, validation=data.validation, test=data.test)
+    setting.notes.append(f"at most {_VALIDATED:,} validation and {_TESTED:,} test examples of these are looked at")
     return replace(parts, validation=_first(parts.validation, _VALIDATED), test=_first(parts.test, _TESTED))
 
 

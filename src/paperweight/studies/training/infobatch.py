@@ -67,7 +67,7 @@ class _NoLoneSample(InfoBatch):
 
 
 RECIPE = Recipe(
-    words="half of the samples below the mean loss left out, rescaled, in 7 of 8 epochs",
+    words="half of the samples below the mean loss left out, rescaled, in 7 of 8 epochs; the rate falls between epochs",
     line="training = InfoBatch(model, optimizer, inputs, labels, batch_size=64, epochs=epochs, generator=generator)",
     training=_NoLoneSample,
 )
