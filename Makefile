@@ -55,4 +55,4 @@ format: setup  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix src tests benchmarks docs
 
 clean:  ## Remove what was made
-	rm -rf .venv .venv-pipelines .reached build dist weighings audits docs/methods docs/modules docs/tasks .ruff_cache
+	rm -rf .venv .venv-pipelines .reached build dist weighings audits screens docs/methods docs/modules docs/tasks .ruff_cache
