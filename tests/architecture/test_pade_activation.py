@@ -56,7 +56,7 @@ CONTRACT = {
     "replace_activations": FunctionSubject(
         make=lambda model, build=PAU: dict(replace_activations(model, build).state_dict()),
         arguments={"model": nn.Sequential(nn.Flatten(), nn.ReLU())},
-        bad={"model": (nn.Linear(2, 2), nn.ReLU())},
+        bad={"model": (nn.Linear(2, 2), nn.Tanh())},
     ),
 }
 

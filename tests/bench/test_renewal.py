@@ -31,6 +31,7 @@ class Replays:
     def __init__(self) -> None:
         self.executed: dict[str, dict[str, str]] = {"smoke": OLD, "desk": OLD}
         self.now = "0x1p-1"
+        self.data = {"old": {"digits": "d"}, "new": {"digits": "d"}}
         self.asked: list[tuple[bool, str, tuple[int, ...]]] = []
 
     def __call__(
@@ -45,7 +46,7 @@ class Replays:
             "correct": 0,
             "computed": [],
             "picked": [],
-            "data_hashes": {"digits": "d"},
+            "data_hashes": self.data["old" if old else "new"],
         }
         trials = {(arm, seed): dict(trial) for arm in arms for seed in seeds}
         return Replay(trials, self.executed[budget] if old else SAME, 2.0)
@@ -102,6 +103,17 @@ def test_a_difference_new_arms_and_other_data_are_reasons_to_weigh_again(replays
     assert len(found.reasons) == 6
     assert found.reasons[0].startswith(f"arm {ARMS[0]}, seed 0: accuracy is")
     assert found.reasons[-1] == f"and {2 * len(ARMS) - 5} more trials differ"
+
+
+def test_data_that_are_drawn_are_compared_on_this_machine(replays: Replays, revisions: Revisions):
+    replays.data = {"old": {"glyphs": "here"}, "new": {"glyphs": "here"}}
+    found = attempt(OLD, revisions, data_hash={"glyphs": "elsewhere"})
+    assert found.reasons == ()
+    assert found.entry is not None
+    assert found.entry["data_hash"] == {"glyphs": "here"}
+    replays.data["new"] = {"glyphs": "changed"}
+    (said,) = attempt(OLD, revisions, data_hash={"glyphs": "elsewhere"}).reasons
+    assert said == "the data glyphs have changed"
 
 
 def test_the_sources_are_those_of_the_first_revision_that_has_what_was_executed(

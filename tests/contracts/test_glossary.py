@@ -58,7 +58,7 @@ def test_no_public_name_has_a_word_that_the_glossary_replaces():
 
 def test_a_replaced_word_is_found_in_classes_functions_and_arguments():
     source = """
-def weigh_experiment(num_classes): ...
+def weigh_treatment(num_classes): ...
 def _private(rng): ...
 class Config:
     def __init__(self, *, learning_rate): ...
@@ -66,8 +66,8 @@ class Config:
     def _hidden(self, net): ...
 """
     assert clashes(source) == [
-        "weigh_experiment: weigh_experiment has experiment, say study",
-        "weigh_experiment: num_classes has num_classes, say classes",
+        "weigh_treatment: weigh_treatment has treatment, say arm",
+        "weigh_treatment: num_classes has num_classes, say classes",
         "Config: Config has config, say setting",
         "Config.__init__: learning_rate has learning_rate, say lr",
         "Config.step: epsilon has epsilon, say eps",

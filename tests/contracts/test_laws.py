@@ -19,6 +19,7 @@ DECLARED = {
     "attack": {"check_inside_the_ball", "check_samples_are_independent"},
     "data-transform": {"check_labels"},
     "defense": {"check_certificates_hold"},
+    "experiment": {"check_known_answers"},
     "layer": {"check_shape", "check_parameter_count"},
     "network": {"check_shape", "check_parameter_count"},
     "loss": {"check_equals_slow_form", "check_reductions"},

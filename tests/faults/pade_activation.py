@@ -20,6 +20,6 @@ FAULTS = (
         "value = value.detach()\n    for coefficient in reversed(rest):",
     ),
     Fault("half precision inside", "precise = torch.promote_types(x.dtype, torch.float32)", "precise = x.dtype"),
-    Fault("model changed in place", "result = copy.deepcopy(model)", "result = model"),
-    Fault("mode of what is replaced lost", "build().train(child.training)", "build()"),
+    Fault("every type replaced", "isinstance(part, replaced)", "isinstance(part, nn.ReLU)"),
+    Fault("one unit for all places", "lambda _: build(),", "lambda _, unit=build(): unit,"),
 )

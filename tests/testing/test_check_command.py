@@ -106,6 +106,7 @@ def test_what_is_refused_in_words_is_printed_and_no_failure(capsys):
         (["defense", f"{HERE}:linear"], "called with a model alone, got 'linear'"),
         (["loss", "torch.nn.functional:mse_loss", "--input", "4x5"], "without arguments, got 'mse_loss'"),
         (["function", "torch.nn.functional:mse_loss", "--input", "4x5"], "a function of 1 arguments"),
+        (["experiment", "math:sqrt"], "without arguments, or with a generator alone, got 'sqrt'"),
     ],
 )
 def test_a_mistake_exits_with_2_and_one_message(capsys, words, message):
@@ -134,6 +135,8 @@ def test_a_mistake_exits_with_2_and_one_message(capsys, words, message):
         ("compressor", "tests.testing.test_compressor_checks:Pruning", ()),
         ("training-procedure", "paperweight.testing:PlainTraining", ()),
         ("data-transform", "tests.testing.test_data_transform_checks:Noise", ()),
+        ("experiment", f"{HERE}:coin", ()),
+        ("estimator", "sklearn.naive_bayes:GaussianNB", ()),
         ("attack", f"{HERE}:SOUND", ()),
     ],
 )
@@ -186,6 +189,10 @@ def test_faults_of_what_takes_a_generator_are_found():
 def test_from_python_a_mistake_is_an_input_error():
     with pytest.raises(InputError, match="kind must be one of"):
         check_object("layers", "torch.nn:ReLU")
+
+
+def coin(throws: int = 10, *, generator: torch.Generator) -> dict[str, float]:
+    return {"heads": torch.rand(throws, generator=generator).mean().item()}
 
 
 class Exits:

@@ -10,6 +10,8 @@ from paperweight.testing import (
     compressor,
     data_transform,
     defense,
+    estimator,
+    experiment,
     function,
     layer,
     loss,
@@ -35,6 +37,8 @@ CHECKS = {
     kinds.Compressor: (compressor,),
     kinds.TrainingProcedure: (training_procedure,),
     kinds.DataTransform: (data_transform,),
+    kinds.Experiment: (experiment,),
+    kinds.Estimator: (estimator,),
     kinds.Function: (function, public),
 }
 

@@ -1,11 +1,13 @@
 """Replaces the attention of a model by another, whose projections take over the weights."""
 
-import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+
+from paperweight.nets import replace_modules
 
 __all__ = ["swap_attention"]
 
@@ -34,21 +36,12 @@ def swap_attention(model: nn.Module, build: Build) -> nn.Module:
         >>> swap_attention(nn.Sequential(block), lambda *given: nn.MultiheadAttention(4, 2))[0] is block
         False
     """
-    result = copy.deepcopy(model)
-    made: dict[nn.Module, nn.Module] = {}
-    for parent in list(result.modules()):
-        for name, child in parent.named_children():
-            if child not in made:
-                new = _replacement(child, build)
-                if new is None:
-                    continue
-                made[child] = new.train(child.training)
-            setattr(parent, name, made[child])
-    if not made:
-        raise ValueError(
-            f"model must hold torch.nn.MultiheadAttention, or self-attention with qkv, proj and num_heads, got "
-            f"{type(model).__name__} without"
-        )
+    result = replace_modules(
+        model,
+        lambda _, part: isinstance(part, nn.MultiheadAttention) or _form(part) is not None,
+        partial(_replacement, build),
+        wanted="torch.nn.MultiheadAttention, or self-attention with qkv, proj and num_heads",
+    )
     for encoder in result.modules():
         if isinstance(encoder, nn.TransformerEncoder):  # nested tensors are for torch's own attention
             encoder.enable_nested_tensor = encoder.use_nested_tensor = False
@@ -69,7 +62,16 @@ class _SelfAttention(nn.Module):
         return self.attention(x, x, x, need_weights=False, attn_mask=unseen)[0]
 
 
-def _replacement(old: nn.Module, build: Build) -> nn.Module | None:
+def _form(part: nn.Module) -> tuple[nn.Linear, nn.Linear, int] | None:
+    """Find the projection to query, key and value, that of the result, and the number of heads of self-attention."""
+    for names in _FORMS:
+        first, last, heads = (getattr(part, name, None) for name in names)
+        if isinstance(first, nn.Linear) and isinstance(last, nn.Linear) and isinstance(heads, int):
+            return first, last, heads
+    return None
+
+
+def _replacement(build: Build, old: nn.Module) -> nn.Module:
     if isinstance(old, nn.MultiheadAttention):
         if not old._qkv_same_embed_dim or old.bias_k is not None or old.add_zero_attn:
             raise ValueError(
@@ -79,20 +81,18 @@ def _replacement(old: nn.Module, build: Build) -> nn.Module | None:
         return _with_weights(
             build, old.num_heads, old.in_proj_weight, old.in_proj_bias, old.out_proj, old.batch_first, old.dropout
         )
-    for project_in, project_out, heads in _FORMS:
-        first: Any = getattr(old, project_in, None)
-        last: Any = getattr(old, project_out, None)
-        if isinstance(first, nn.Linear) and isinstance(last, nn.Linear) and isinstance(getattr(old, heads, None), int):
-            if first.out_features != 3 * first.in_features or (first.bias is None) != (last.bias is None):
-                raise ValueError(
-                    f"model must hold attention whose {project_in} gives query, key and value of the tokens' width, "
-                    f"and biases in both projections or in none, got {first} and {last}"
-                )
-            drop = getattr(old, "attn_drop", None)
-            rate = drop.p if isinstance(drop, nn.Dropout) else 0.0
-            given = (getattr(old, heads), first.weight, first.bias, last, True, rate)
-            return _SelfAttention(_with_weights(build, *given))
-    return None
+    form = _form(old)
+    if form is None:
+        raise ValueError(f"old must be attention, got {type(old).__name__}")
+    first, last, heads = form
+    if first.out_features != 3 * first.in_features or (first.bias is None) != (last.bias is None):
+        raise ValueError(
+            "model must hold attention whose first projection gives query, key and value of the tokens' width, and "
+            f"biases in both projections or in none, got {first} and {last}"
+        )
+    drop = getattr(old, "attn_drop", None)
+    rate = drop.p if isinstance(drop, nn.Dropout) else 0.0
+    return _SelfAttention(_with_weights(build, heads, first.weight, first.bias, last, True, rate))
 
 
 def _with_weights(

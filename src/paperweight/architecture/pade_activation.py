@@ -19,7 +19,6 @@ Deviations:
     - Where inputs have less precision than float32, the quotient is computed in float32.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import final
@@ -29,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.catalogue import Paper
-from paperweight.errors import InputError
+from paperweight.nets import replace_modules
 
 __all__ = ["PAU", "fit_rational", "replace_activations", "safe_rational"]
 
@@ -214,8 +213,8 @@ def replace_activations(
 ) -> nn.Module:
     """Copy a model with each activation module of a type replaced by a new one of its own.
 
-    A module that the model calls at several places stays one, and so do its coefficients. The new modules are on the
-    CPU; move the copy where it is to compute.
+    A module that the model calls at several places stays one, and so do its coefficients; one that stands at several
+    places gets a new one at each. The new modules are on the CPU; move the copy where it is to compute.
 
     Args:
         model: The model; activations that it applies as functions are not found.
@@ -235,18 +234,9 @@ def replace_activations(
           (1): PAU()
         )
     """
-    result = copy.deepcopy(model)
-    found = [
-        (parent, name, child)
-        for parent in result.modules()
-        for name, child in parent._modules.items()
-        if isinstance(child, replaced)
-    ]
-    if not found:
-        raise InputError(
-            f"model must hold a module of type {replaced.__name__}, got {type(model).__name__} without one; "
-            "give its activations as modules"
-        )
-    for parent, name, child in found:
-        parent._modules[name] = build().train(child.training)
-    return result
+    return replace_modules(
+        model,
+        lambda _, part: isinstance(part, replaced),
+        lambda _: build(),
+        wanted=f"a module of type {replaced.__name__}",
+    )

@@ -3,7 +3,8 @@
 A renewal proves that on this machine, at its budget and seeds, every arm computed the same metrics, the same outputs
 of models and the same weights after each update in both revisions, bit for bit, and that both would pick the same
 values at the desk budget. It cannot prove what happens only at other seeds, only late in a longer training,
-or only on other hardware.
+or only on other hardware. Data from files must be those of the result; data that are drawn must be the same in both
+revisions on this machine, since another processor draws a few pixels otherwise.
 """
 
 import secrets
@@ -18,6 +19,7 @@ from typing import Any, cast, final
 
 from paperweight.bench.loading import load_study
 from paperweight.bench.machine import environment
+from paperweight.data import is_drawn
 from paperweight.errors import InputError
 from paperweight.processes import Processes
 from paperweight.provenance import (
@@ -160,8 +162,8 @@ def attempt_renewal(
             old, new = both(budget)
     except InputError as error:
         return Renewal(None, (str(error),), spent)
-    data = {name: mark for trial in new.trials.values() for name, mark in trial["data_hashes"].items()}
-    known = _last_data(record)
+    data, replayed = _data(new), _data(old)
+    known = {name: replayed.get(name) if is_drawn(name) else mark for name, mark in _last_data(record).items()}
     reasons = [f"the data {name} have changed" for name in known if data.get(name) != known[name]]
     if reasons := [*reasons, *differences(old, new)]:
         return Renewal(None, _shortened(reasons), spent)
@@ -209,6 +211,11 @@ def _last_known(record: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     explained: dict[str, Any] = record.get("explained", {})
     units = {name: hashed for name, hashed in (last["units"] | explained.get("units", {})).items() if hashed}
     return last["to"] if renewals else last["revision"] or "", units
+
+
+def _data(replayed: Replay) -> dict[str, str]:
+    """Return the hashes of the sets that the trials of a replay were given."""
+    return {name: mark for trial in replayed.trials.values() for name, mark in trial["data_hashes"].items()}
 
 
 def _last_data(record: Mapping[str, Any]) -> dict[str, str]:

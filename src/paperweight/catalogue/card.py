@@ -51,6 +51,8 @@ KINDS: Mapping[str, str] = {
     "compressor": "makes a model smaller",
     "training-procedure": "replaces the training loop",
     "data-transform": "changes the data that a model is trained on",
+    "experiment": "a measurement, whose result is what the paper contributes",
+    "estimator": "is fitted to arrays by the conventions of scikit-learn",
     "function": "a pure function of tensors, an equation of the paper",
 }
 

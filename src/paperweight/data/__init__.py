@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from paperweight.data.cache import cache_root
     from paperweight.data.captions import DIGIT_WORDS, SHAPE_WORDS, Vocabulary
-    from paperweight.data.embedded import is_embedded
+    from paperweight.data.embedded import is_drawn, is_embedded
     from paperweight.data.hashing import source_hash
     from paperweight.data.images import ImageData, ImageSet, load_images
     from paperweight.data.labelled import LabelledImages
+    from paperweight.data.labels import long_tailed, wrong_labels
     from paperweight.data.named import available, data_root
     from paperweight.data.splits import Splits, split_images
     from paperweight.data.synthetic import gaussian_grid, gaussian_mixture, shapes
@@ -59,9 +60,11 @@ __all__ = [
     "gaussian_grid",
     "gaussian_mixture",
     "glyphs",
+    "is_drawn",
     "is_embedded",
     "load_images",
     "load_table",
+    "long_tailed",
     "mixup",
     "normalise",
     "random_crop",
@@ -72,16 +75,18 @@ __all__ = [
     "split_images",
     "split_table",
     "translate",
+    "wrong_labels",
 ]
 
 _HOMES = {
     "cache": ("cache_root",),
     "captions": ("DIGIT_WORDS", "SHAPE_WORDS", "Vocabulary"),
-    "embedded": ("is_embedded",),
+    "embedded": ("is_drawn", "is_embedded"),
     "typesetting": ("glyphs",),
     "hashing": ("source_hash",),
     "images": ("ImageData", "ImageSet", "load_images"),
     "labelled": ("LabelledImages",),
+    "labels": ("long_tailed", "wrong_labels"),
     "named": ("available", "data_root"),
     "splits": ("Splits", "split_images"),
     "synthetic": ("gaussian_grid", "gaussian_mixture", "shapes"),

@@ -12,7 +12,7 @@ from paperweight.data.cache import Entry, fingerprint, read_entry, write_entry
 from paperweight.data.typesetting import CHARACTERS, MAKERS, glyphs
 from paperweight.provenance import file_digest, running
 
-__all__ = ["EMBEDDED", "embedded", "is_embedded"]
+__all__ = ["EMBEDDED", "embedded", "is_drawn", "is_embedded"]
 
 EMBEDDED = ("digits", "glyphs", "glyphs-colour")
 _GLYPHS = re.compile(r"glyphs(?:-(\d\d?|100))?(-colour)?")
@@ -31,6 +31,22 @@ def is_embedded(source: str | Path) -> bool:
         [True, True, False, False]
     """
     return isinstance(source, str) and (source == "digits" or _GLYPHS.fullmatch(source) is not None)
+
+
+def is_drawn(source: str | Path) -> bool:
+    """Say whether a name is that of an embedded set that is drawn when needed.
+
+    The draw is arithmetic in floating point, so that another processor or version gives a few pixels another grey
+    value, and the set another fingerprint.
+
+    Args:
+        source: A name.
+
+    Example:
+        >>> [is_drawn(name) for name in ("digits", "glyphs-75-colour", "images")]
+        [False, True, False]
+    """
+    return isinstance(source, str) and _GLYPHS.fullmatch(source) is not None
 
 
 def embedded(name: str) -> Entry:

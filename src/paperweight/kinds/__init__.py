@@ -4,6 +4,8 @@ from paperweight.kinds.attack import Attack
 from paperweight.kinds.compressor import Compressor
 from paperweight.kinds.data_transform import DataTransform
 from paperweight.kinds.defense import Defense
+from paperweight.kinds.estimator import Estimator
+from paperweight.kinds.experiment import Experiment
 from paperweight.kinds.function import Function
 from paperweight.kinds.layer import Layer
 from paperweight.kinds.loss import Loss
@@ -21,6 +23,8 @@ __all__ = [
     "Compressor",
     "DataTransform",
     "Defense",
+    "Estimator",
+    "Experiment",
     "Function",
     "Layer",
     "Loss",

@@ -6,11 +6,13 @@ from only by a model that does so itself, as dropout does.
 """
 
 from paperweight.loops.adversarial import AdversarialLoss, fit_adversarial
+from paperweight.loops.calibration import area_under_risk_coverage, expected_calibration_error
 from paperweight.loops.choice import Tuned, best_of, tune
 from paperweight.loops.contrastive import fit_views, nt_xent
 from paperweight.loops.core import OnStep, Schedule, at_points, clip_gradients, index_batches, loss_curve, minimise
 from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
+from paperweight.loops.local import Objective, local_gradients, peak_saved_bytes
 from paperweight.loops.schedules import warmed_cosine
 from paperweight.loops.searching import Search, check_search
 from paperweight.loops.stacked import Pays, fit_stacked, stacking_pays
@@ -22,16 +24,19 @@ __all__ = [
     "DenoiserTraining",
     "Evaluation",
     "ExponentialMovingAverage",
+    "Objective",
     "OnStep",
     "Pays",
     "Schedule",
     "Search",
     "Tuned",
+    "area_under_risk_coverage",
     "at_points",
     "best_of",
     "check_search",
     "clip_gradients",
     "evaluate_classifier",
+    "expected_calibration_error",
     "fit_adversarial",
     "fit_classifier",
     "fit_generator",
@@ -39,9 +44,11 @@ __all__ = [
     "fit_text_to_image",
     "fit_views",
     "index_batches",
+    "local_gradients",
     "loss_curve",
     "minimise",
     "nt_xent",
+    "peak_saved_bytes",
     "stacking_pays",
     "tune",
     "warmed_cosine",

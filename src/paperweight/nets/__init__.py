@@ -11,6 +11,7 @@ from paperweight.nets.denoisers import MLPDenoiser, TokenDenoiser
 from paperweight.nets.lenet import LeNet
 from paperweight.nets.mlp import MLP, NormalisedMLP
 from paperweight.nets.resnet import ResNet, ResNet18
+from paperweight.nets.surgery import parametrized_weights, plain_weights, replace_modules
 from paperweight.nets.text import TextEncoder, Tokenizer
 from paperweight.nets.unet import UNet
 from paperweight.nets.vit import ViT
@@ -30,4 +31,7 @@ __all__ = [
     "count_multiplications",
     "count_parameters",
     "evaluating",
+    "parametrized_weights",
+    "plain_weights",
+    "replace_modules",
 ]

@@ -24,15 +24,14 @@ Deviations:
 # pyright: reportPrivateImportUsage=false
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from paperweight.catalogue import Paper
+from paperweight.optim._elementwise import Number, Tensors, rows_by_step, subtract_ratios, update_rows
 
 __all__ = ["AdaBelief"]
 
@@ -54,13 +53,8 @@ PAPER = Paper(
     claim="It converges as fast as Adam and generalises as well as SGD.",
 )
 
-_BLOCK = 1 << 18  # entries; on a CPU the intermediate results of so many stay in cache
 
-_Tensors = tuple[Tensor, ...]
-_Number = float | Tensor
-
-
-def _update(columns: list[_Tensors], numbers: tuple[_Number, _Number, _Number], group: dict[str, Any]) -> None:
+def _update(columns: list[Tensors], numbers: tuple[Number, ...], group: dict[str, Any]) -> None:
     """Take a step with parameters, gradients and states as columns, and the numbers of `_numbers`."""
     params, gradients, predictions, deviations, *peaks = columns
     kept, offset, rate = numbers
@@ -71,15 +65,10 @@ def _update(columns: list[_Tensors], numbers: tuple[_Number, _Number, _Number], 
     _observe(gradients, predictions, deviations, group)
     if peaks:
         torch._foreach_maximum_(peaks[0], deviations)
-    _move(params, predictions, peaks[0] if peaks else deviations, offset, rate)
+    subtract_ratios(params, predictions, peaks[0] if peaks else deviations, offset, rate)
 
 
-@cache
-def _compiled() -> Callable[..., None]:
-    return torch.compile(_update)
-
-
-def _observe(gradients: _Tensors, predictions: _Tensors, deviations: _Tensors, group: dict[str, Any]) -> None:
+def _observe(gradients: Tensors, predictions: Tensors, deviations: Tensors, group: dict[str, Any]) -> None:
     """Update m = b1 m + (1 - b1) g, then s = b2 s + (1 - b2) (g - m)^2 + eps, in place."""
     beta1, beta2 = group["betas"]
     torch._foreach_lerp_(predictions, gradients, 1 - beta1)
@@ -89,53 +78,14 @@ def _observe(gradients: _Tensors, predictions: _Tensors, deviations: _Tensors, g
     torch._foreach_add_(deviations, group["eps"])
 
 
-def _move(params: _Tensors, predictions: _Tensors, deviations: _Tensors, offset: _Number, rate: _Number) -> None:
-    """Update x = x - rate m / (sqrt(s) + offset) in place."""
-    if isinstance(rate, Tensor):  # compiled; foreach functions would make constants of tensors that are numbers
-        for x, m, s in zip(params, predictions, deviations, strict=True):
-            x.sub_(rate * m / (s.sqrt() + offset))
-        return
-    denominators = torch._foreach_sqrt(deviations)
-    torch._foreach_add_(denominators, offset)
-    torch._foreach_addcdiv_(params, predictions, denominators, value=-rate)
-
-
 def _numbers(step: int, group: dict[str, Any]) -> tuple[float, float, float]:
-    """Give the share of a weight that decay keeps, and offset and rate with which `_move` corrects by c = 1 - b^t.
+    """Give the share of a weight that decay keeps, and offset and rate of `subtract_ratios`, corrected by c = 1 - b^t.
 
     x = x - lr (m / c1) / (sqrt(s / c2) + eps), with quotient and root multiplied by sqrt(c2).
     """
     beta1, beta2 = group["betas"]
     root = math.sqrt(1 - beta2**step)
     return 1 - group["lr"] * group["weight_decay"], group["eps"] * root, group["lr"] * root / (1 - beta1**step)
-
-
-def _cut(tensors: _Tensors) -> Iterable[_Tensors]:
-    """Cut tensors of one shape along their first dimension into pieces of about ``_BLOCK`` entries."""
-    entries = tensors[0].numel()
-    if entries <= _BLOCK or not tensors[0].is_cpu:
-        return [tensors]
-    length = max(1, _BLOCK * len(tensors[0]) // entries)
-    return zip(*(tensor.split(length) for tensor in tensors), strict=True)
-
-
-def _blocks(rows: Iterable[_Tensors]) -> Iterator[list[_Tensors]]:
-    """Gather rows, tensors of one shape, into columns, on a CPU of about ``_BLOCK`` entries each."""
-    block: list[_Tensors] = []
-    size = 0
-    for tensors in rows:
-        for piece in _cut(tensors):
-            block.append(piece)
-            size += piece[0].numel()
-            if size >= _BLOCK and piece[0].is_cpu:
-                yield _columns(block)
-                block, size = [], 0
-    if block:
-        yield _columns(block)
-
-
-def _columns(rows: Iterable[_Tensors]) -> list[_Tensors]:
-    return list(zip(*rows, strict=True))
 
 
 @final
@@ -203,34 +153,14 @@ class AdaBelief(torch.optim.Optimizer):
         """
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            for step, rows in self._rows(group).items():
-                kept, offset, rate = _numbers(step, group)
-                if group["compiled"]:
-                    tensors = torch.tensor((kept, offset, rate), dtype=torch.float64).unbind()
-                    _compiled()(_columns(rows), tensors, group)
-                    continue
-                for columns in _blocks(rows):
-                    _update(columns, (kept, offset, rate), group)
+            self._check_eps(group)
+            names = ("exp_avg", "exp_avg_var", "max_exp_avg_var")[: 3 if group["amsgrad"] else 2]
+            for step, rows in rows_by_step(self, group, names).items():
+                update_rows(_update, rows, _numbers(step, group), group, compiled=group["compiled"])
         return loss
 
-    def _rows(self, group: dict[str, Any]) -> dict[int, list[_Tensors]]:
-        """List by step count the tensors of each parameter with a gradient; the state is made when needed."""
-        given = [(p, p.grad, self.state.get(p)) for p in group["params"] if p.grad is not None]
-        for p, gradient, state in given:
-            if gradient.layout != torch.strided or gradient.is_complex():
-                raise ValueError(
-                    f"gradients must be dense and real, got {gradient.layout} {p.dtype}; convert them first"
-                )
-            if state is None and not torch.tensor(group["eps"], dtype=p.dtype).item():
+    def _check_eps(self, group: dict[str, Any]) -> None:
+        for p in group["params"]:
+            new = p.grad is not None and p not in self.state
+            if new and not p.is_complex() and not torch.tensor(group["eps"], dtype=p.dtype).item():
                 raise ValueError(f"eps must not vanish in {p.dtype}, got {group['eps']}; take a larger one, or float32")
-        names = ["exp_avg", "exp_avg_var", "max_exp_avg_var"][: 3 if group["amsgrad"] else 2]
-        rows: dict[int, list[_Tensors]] = defaultdict(list)
-        for p, gradient, state in given:
-            if state is None:
-                state = self.state[p]
-            for name in names:
-                if name not in state:
-                    state[name] = torch.zeros_like(p)
-            step = state["step"] = state.get("step", 0) + 1
-            rows[step].append((p, gradient, *(state[name] for name in names)))
-        return rows

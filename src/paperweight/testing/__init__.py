@@ -6,6 +6,8 @@ from paperweight.testing.compressor import CompressorSubject, check_compressor
 from paperweight.testing.contract import KIND_LAWS, contract
 from paperweight.testing.data_transform import DataTransformSubject, check_data_transform
 from paperweight.testing.defense import DefenseSubject, check_defense
+from paperweight.testing.estimator import EstimatorSubject, check_estimator
+from paperweight.testing.experiment import ExperimentSubject, check_experiment
 from paperweight.testing.function import FunctionSubject, check_function
 from paperweight.testing.gaussian import GaussianData
 from paperweight.testing.guarded import GuardedDataset
@@ -33,6 +35,8 @@ __all__ = [
     "CompressorSubject",
     "DataTransformSubject",
     "DefenseSubject",
+    "EstimatorSubject",
+    "ExperimentSubject",
     "FunctionSubject",
     "GaussianData",
     "GuardedDataset",
@@ -52,6 +56,8 @@ __all__ = [
     "check_compressor",
     "check_data_transform",
     "check_defense",
+    "check_estimator",
+    "check_experiment",
     "check_function",
     "check_layer",
     "check_loss",

@@ -18,6 +18,8 @@ from paperweight.testing.compressor import CompressorSubject
 from paperweight.testing.contract import KIND_CHECKS
 from paperweight.testing.data_transform import DataTransformSubject
 from paperweight.testing.defense import DefenseSubject
+from paperweight.testing.estimator import EstimatorSubject
+from paperweight.testing.experiment import ExperimentSubject
 from paperweight.testing.function import FunctionSubject
 from paperweight.testing.layer import LayerSubject
 from paperweight.testing.loss import LossSubject
@@ -149,6 +151,20 @@ def _data_transform(call: Callable[..., Any], inputs: Inputs) -> Subject:
     return DataTransformSubject(make=make, range=(-math.inf, math.inf), labels=None, random=random)
 
 
+def _experiment(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    random = _takes_generator(call)
+    if not _accepts(partial(call, generator=None) if random else call):
+        raise InputError(
+            f"name must be of what can be called without arguments, or with a generator alone, got "
+            f"{getattr(call, '__name__', call)!r}; write a function that gives the other arguments, and name that"
+        )
+    return ExperimentSubject(make=call, arguments={}, random=random)
+
+
+def _estimator(call: Callable[..., Any], inputs: Inputs) -> Subject:
+    return EstimatorSubject(make=_maker(call, ()), grid={})
+
+
 _WITHOUT_INPUTS: Mapping[str, Callable[[Callable[..., Any], Inputs], Subject]] = {
     "optimizer": lambda call, inputs: OptimizerSubject(make=call),
     "schedule": _schedule,
@@ -159,6 +175,8 @@ _WITHOUT_INPUTS: Mapping[str, Callable[[Callable[..., Any], Inputs], Subject]] =
     "compressor": _compressor,
     "training-procedure": _training_procedure,
     "data-transform": _data_transform,
+    "experiment": _experiment,
+    "estimator": _estimator,
 }
 _WITH_INPUTS: Mapping[str, Callable[[Callable[..., Any], Inputs], Subject]] = {
     "layer": _layer,
@@ -184,6 +202,8 @@ _SUBJECTS: Mapping[str, type[Subject]] = {
     "compressor": CompressorSubject,
     "training-procedure": TrainingProcedureSubject,
     "data-transform": DataTransformSubject,
+    "experiment": ExperimentSubject,
+    "estimator": EstimatorSubject,
 }
 _NEED_FACTS: Mapping[str, frozenset[str]] = {
     "attack": frozenset({"check_optimum_on_linear_model"}),

@@ -8,6 +8,8 @@ from paperweight.testing.attack import ATTACK_LAWS, attack_checks
 from paperweight.testing.compressor import COMPRESSOR_LAWS, compressor_checks
 from paperweight.testing.data_transform import DATA_TRANSFORM_LAWS, data_transform_checks
 from paperweight.testing.defense import DEFENSE_LAWS, defense_checks
+from paperweight.testing.estimator import ESTIMATOR_LAWS, estimator_checks
+from paperweight.testing.experiment import EXPERIMENT_LAWS, experiment_checks
 from paperweight.testing.function import FUNCTION_LAWS, function_checks
 from paperweight.testing.laws import Laws
 from paperweight.testing.layer import LAYER_LAWS, layer_checks
@@ -45,6 +47,8 @@ KIND_CHECKS: Mapping[str, Callable[[Any], dict[str, Callable[[], None]]]] = {
     "compressor": compressor_checks,
     "training-procedure": training_procedure_checks,
     "data-transform": data_transform_checks,
+    "experiment": experiment_checks,
+    "estimator": estimator_checks,
     "function": function_checks,
 }
 KIND_LAWS: Mapping[str, Laws[Any]] = {
@@ -62,6 +66,8 @@ KIND_LAWS: Mapping[str, Laws[Any]] = {
     "compressor": COMPRESSOR_LAWS,
     "training-procedure": TRAINING_PROCEDURE_LAWS,
     "data-transform": DATA_TRANSFORM_LAWS,
+    "experiment": EXPERIMENT_LAWS,
+    "estimator": ESTIMATOR_LAWS,
     "function": FUNCTION_LAWS,
 }
 

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paperweight.data import wrong_labels
 from paperweight.loops import Evaluation, at_points, evaluate_classifier, tune
 from paperweight.nets import MLP
 from paperweight.regularization.early_learning_regularization import ELRLoss
@@ -139,7 +140,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     plan, samples, images = arm.make, len(task.train), task.train.images
     draw = setting.generator("method")
     labels, validation_labels = (
-        _with_wrong(part.labels, task.classes, draw) for part in (task.train, task.data.validation)
+        wrong_labels(part.labels, _WRONG, task.classes, draw) for part in (task.train, task.data.validation)
     )
     others = torch.randperm(samples, generator=draw).to(setting.device)
     wrong = labels != task.train.labels
@@ -200,11 +201,3 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
             "wrong labels memorised, by log10 strength": tuned.curve(lambda tried: chosen(tried).memorised),
         },
     )
-
-
-def _with_wrong(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
-    """Replace a share of the labels, drawn at random, each by another class."""
-    count = round(_WRONG * len(labels))
-    chosen = torch.randperm(len(labels), generator=generator)[:count].to(labels.device)
-    shift = torch.randint(1, classes, (count,), generator=generator).to(labels.device)
-    return labels.index_put((chosen,), (labels[chosen] + shift) % classes)
