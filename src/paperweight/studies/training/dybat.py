@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from paperweight.data import wrong_labels
 from paperweight.loops import evaluate_classifier, tune
 from paperweight.nets import MLP
 from paperweight.studies import (
@@ -135,9 +136,9 @@ def run(arm: Arm[Callable[..., HardBatches]], setting: Setting) -> Outcome:
     passes = setting.pick(smoke=3, desk=16, gpu=100)
     right = task.train.labels, task.data.validation.labels
     method = setting.generator("method")
-    wrong = _with_wrong(right[0], task.classes, method), _with_wrong(right[1], task.classes, method)
+    wrong = tuple(wrong_labels(labels, _WRONG, task.classes, method) for labels in right)
 
-    def train(rate: float, labels: tuple[Tensor, Tensor] = right, decays: bool = True) -> _Course:
+    def train(rate: float, labels: tuple[Tensor, ...] = right, decays: bool = True) -> _Course:
         model = task.network(partial(MLP, hidden=(64,)))
         optimizer = SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
         draw = setting.generator("batches")
@@ -180,11 +181,3 @@ def run(arm: Arm[Callable[..., HardBatches]], setting: Setting) -> Outcome:
 
 def _visits(training: HardBatches) -> list[tuple[float, float]]:
     return list(enumerate(training.visits.sort(descending=True).values.tolist(), start=1))
-
-
-def _with_wrong(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
-    """Replace a share of the labels, drawn at random, each by another class."""
-    count = round(_WRONG * len(labels))
-    chosen = torch.randperm(len(labels), generator=generator)[:count].to(labels.device)
-    shift = torch.randint(1, classes, (count,), generator=generator).to(labels.device)
-    return labels.index_put((chosen,), (labels[chosen] + shift) % classes)
