@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 from tests.faults.planting import Fault, noticed, noticed_by, planted
-from tests.faults.record import Noticed, code, complaint, faults_of, read, stale, write
+from tests.faults.record import UNSOUND, Noticed, code, complaint, faults_of, read, stale, write
 
 from paperweight.catalogue import Entry, entries
 
@@ -26,7 +26,8 @@ def plant(entry: Entry, fault: Fault, again: bool) -> bool:
         print(f"{entry.stem}: {fault.what}: {error}", flush=True)
         return True
     known = "" if again else read(entry).get(fault.what, {}).get("by", "")
-    by = known if known and noticed_by(entry, fault, known) == known else noticed(entry, fault)
+    holds = known and known not in UNSOUND and noticed_by(entry, fault, known) == known
+    by = known if holds else noticed(entry, fault)
     with _writing:
         write(entry, read(entry) | {fault.what: Noticed(by=by, code=code(entry, fault))})
     wrong = complaint(fault, by)
