@@ -11,9 +11,10 @@ import erasure
 import torch
 
 from paperweight.bench.conclusion import Conclusion
+from paperweight.bench.curves import read_points
 from paperweight.bench.loading import load_study
 from paperweight.catalogue import Entry, entries, official_result
-from paperweight.reports.weighing_figures import gains_figure, pairs_figure
+from paperweight.reports.weighing_figures import curve_figure, gains_figure, pairs_figure
 from paperweight.testing import contract, run_check
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,7 +169,10 @@ def _result(entry: Entry) -> Iterator[str]:
     stale = f" It is stale: {', '.join(official.changed)} changed since." if official.stale else ""
     yield f"**{concluded['verdict']}**. {_cell(concluded['question'])} {_cell(concluded['words'])}{stale}\n"
     drawn = Conclusion(load_study(entry.stem).declaration, measured)
-    figures = (pairs_figure(drawn), gains_figure(drawn, concluded["headline"]))
+    figures = [pairs_figure(drawn), gains_figure(drawn, concluded["headline"])]
+    for name, of_arms in measured.get("curves", {}).items():
+        points = {arm: read_points(plain) for arm, plain in of_arms.items()}
+        figures.append(curve_figure(name, measured["arms"], points))
     yield from _raw(
         [
             '<div class="paperweight pictures"><div class="grid">',

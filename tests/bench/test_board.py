@@ -1,6 +1,7 @@
 """The board: what is missing or stale is weighed and written, what holds is left alone."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def made_up_weighing(stem: str) -> Weighing:
                 name: (index if metric.better == "higher" else -index) * 10 * metric.minimal_effect + 0.1 * seed
                 for name, metric in study.declaration.metrics.items()
             },
+            curves={"loss, by step": [(1.0, index + seed / 3), (2.0, math.inf)]},
         )
         for seed in seeds
         for index, arm in enumerate(arms)
@@ -64,6 +66,18 @@ def test_what_is_missing_is_weighed_once_and_written(weighed: list[str], tmp_pat
     again = board.board()
     assert sorted(weighed) == sorted(with_study)
     assert not any(row.done for row in again)
+
+
+def test_a_result_keeps_the_median_and_the_range_of_its_curves(weighed: list[str], tmp_path: Path):
+    board.board([STEM])
+    measured = json.loads((tmp_path / "results" / "optim" / f"{STEM}.json").read_text(encoding="utf-8"))["measured"]
+    last = len(measured["seeds"]) - 1
+    assert list(measured["curves"]) == ["loss, by step"]
+    assert list(measured["curves"]["loss, by step"]) == measured["arms"]
+    for index, kept in enumerate(measured["curves"]["loss, by step"].values()):
+        assert (kept["at"], kept["lowest"]) == ([1.0], [index])
+        assert kept["median"] == [pytest.approx(index + last / 6, rel=1e-4)]
+        assert kept["highest"] == [pytest.approx(index + last / 3, rel=1e-4)]
 
 
 def test_what_is_stale_is_due_and_says_what_changed(weighed: list[str], monkeypatch: pytest.MonkeyPatch):

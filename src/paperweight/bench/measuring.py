@@ -5,10 +5,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from paperweight.bench.curves import median_curves, plain_points
 from paperweight.bench.trial import FINISHED, TrialRecord
 from paperweight.provenance import here, revision
 
 __all__ = ["measured_part"]
+
+
+_CURVE_POINTS = 20
 
 
 def measured_part(
@@ -74,6 +78,10 @@ def measured_part(
         "arguments": {arm: _of_seeds([trials[arm, seed].arguments for seed in seeds]) for arm in arms},
         "arguments_of_seeds": list(seeds),
         "grids": {arm: grids for arm in arms if (grids := _of_seeds([trials[arm, seed].grids for seed in seeds]))},
+        "curves": {
+            name: {arm: plain_points(points) for arm, points in of_arms.items()}
+            for name, of_arms in median_curves(records, arms, _CURVE_POINTS).items()
+        },
         "environment": next((record.environment for record in records if record.environment), dict[str, str]()),
         "measured_on": min((record.started_at for record in records if record.started_at), default="")[:10],
         "revision": revision(here().package.parents[1]),

@@ -11,7 +11,7 @@ from paperweight.bench import Weighing
 from paperweight.catalogue import Paper
 from paperweight.reports.drawing import look
 from paperweight.reports.pages import rendered, write_page
-from paperweight.reports.weighing_figures import curve_figure, gains_figure, pairs_figure
+from paperweight.reports.weighing_figures import curve_figure, curves_of, gains_figure, pairs_figure
 
 __all__ = ["render_report", "render_summary", "write_report"]
 
@@ -48,7 +48,6 @@ def render_report(weighing: Weighing) -> str:
     study = weighing.study
     paper: Paper | None = None if weighing.loaded.entry is None else weighing.loaded.entry.paper
     finished = [record for record in weighing.records if record.metrics]
-    curves = dict.fromkeys(name for record in finished for name in record.curves)
     arguments = dict.fromkeys(name for record in finished for name in record.arguments)
     secondary = [name for name in study.metrics if name != study.headline]
     return rendered(
@@ -59,7 +58,7 @@ def render_report(weighing: Weighing) -> str:
             (study.metrics[name], Markup(gains_figure(weighing.conclusion, name)), weighing.comparisons(name))
             for name in secondary
         ],
-        curves=[Markup(curve_figure(weighing, name, len(curves))) for name in curves],
+        curves=[Markup(curve_figure(name, weighing.arms, points)) for name, points in curves_of(weighing).items()],
         costs={arm: _costs(weighing, arm) for arm in weighing.arms},
         ratios={arm: weighing.cost(arm) for arm in weighing.arms[1:]},
         examples=weighing.by_example(weighing.method),

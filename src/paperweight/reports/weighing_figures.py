@@ -2,8 +2,6 @@
 """The figures of a weighing's report."""
 
 import math
-import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -11,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from paperweight.bench.conclusion import Conclusion
+from paperweight.bench.curves import Point, median_curves
 from paperweight.bench.statistics import Comparison
 from paperweight.bench.weighing import Weighing
 from paperweight.reports.drawing import GRID, MUTED, STYLE, colour, drawable, look, new_figure, svg, title
 from paperweight.texts import visible
 
-__all__ = ["curve_figure", "gains_figure", "pairs_figure"]
+__all__ = ["curve_figure", "curves_of", "gains_figure", "pairs_figure"]
 
 
 _POINTS = 8_000
@@ -98,28 +97,33 @@ def _gain_row(
         axes.scatter([inside(comparison.gain)], [row - 0.12], color=tone, marker=marker, s=34, zorder=3)
 
 
-def curve_figure(weighing: Weighing, name: str, curves: int = 1) -> str:
-    """Return a curve of every arm: the median over seeds, and the range from smallest to largest.
+def curves_of(weighing: Weighing) -> dict[str, dict[str, list[Point]]]:
+    """Return all curves of a weighing, for `curve_figure`; long ones are thinned out, the more the more there are.
 
     Args:
         weighing: The weighing.
-        name: Name of the curve.
-        curves: Number of curves of the page; long ones are thinned out, the fewer points each the more there are.
     """
-    most = max(20, _POINTS // (curves * len(weighing.arms)))
+    names = {name for record in weighing.records for name in record.curves}
+    most = max(20, _POINTS // max(1, len(names) * len(weighing.arms)))
+    return median_curves(weighing.records, weighing.arms, most)
+
+
+def curve_figure(name: str, arms: Sequence[str], points: Mapping[str, Sequence[Point]]) -> str:
+    """Return a curve of every arm: the median over seeds, and the range from smallest to largest.
+
+    Args:
+        name: Name of the curve.
+        arms: All arms, which have their colours in this order.
+        points: Arm to points; arms that have none are left out.
+    """
     lows: list[float] = []
     highs: list[float] = []
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(4.2, 3.1)
-        for index, arm in enumerate(weighing.arms):
-            by_x: dict[float, list[float]] = defaultdict(list)
-            for seed in weighing.seeds:
-                for x, y in weighing.trial(arm, seed).curves.get(name, ()):
-                    if math.isfinite(x) and math.isfinite(y):
-                        by_x[drawable(x)].append(drawable(y))
-            if not by_x:
+        for index, arm in enumerate(arms):
+            if not points.get(arm):
                 continue
-            xs, low, middle, high = zip(*_thinned(by_x, most), strict=True)
+            xs, low, middle, high = ([drawable(value) for value in column] for column in zip(*points[arm], strict=True))
             axes.fill_between(xs, low, high, color=colour(index), alpha=0.13, linewidth=0)
             axes.plot(xs, middle, color=colour(index), linestyle=look(index).line, linewidth=1.7)
             lows += low
@@ -132,15 +136,3 @@ def curve_figure(weighing: Weighing, name: str, curves: int = 1) -> str:
         axes.set_title(title(words or name, 42))
         axes.set_xlabel(title(x_label, 60) if words else "")
     return svg(figure, f"{name}: median over seeds and range, one line an arm", f"curve-{name}")
-
-
-def _thinned(by_x: Mapping[float, Sequence[float]], most: int) -> list[tuple[float, float, float, float]]:
-    """Return place, smallest, median and largest of at most so many groups of neighbouring places."""
-    xs = sorted(by_x)
-    each = -(-len(xs) // most)
-    points: list[tuple[float, float, float, float]] = []
-    for start in range(0, len(xs), each):
-        group = xs[start : start + each]
-        values = [value for x in group for value in by_x[x]]
-        points.append((group[len(group) // 2], min(values), statistics.median(values), max(values)))
-    return points
