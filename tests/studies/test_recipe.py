@@ -1,5 +1,6 @@
 """Recipes: each slot does what it says in training, a null one trains like the baseline, and misfits say why."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from paperweight.architecture import PAU
 from paperweight.catalogue import entries
 from paperweight.errors import InputError
 from paperweight.loops import index_batches
-from paperweight.nets import LeNet, NormalisedMLP
+from paperweight.nets import LeNet, NormalisedMLP, ResNet
 from paperweight.optim import LaplacianSmoothing, Lookahead
 from paperweight.studies import MISFIT, Recipe, Setting, classification
 from paperweight.studies._recipe import MisfitError, train_by
@@ -21,6 +22,7 @@ from paperweight.training import InfoBatch
 STEPS, BATCH = 12, 20
 SGD_DECAY = 5e-4
 STEMS = [entry.stem for entry in entries() if entry.has_recipe]
+NETWORKS = {"stochastic_depth": ResNet}  # for recipes that do not fit a LeNet
 make = partial(Recipe, words="a recipe", line="do()")
 
 
@@ -29,12 +31,12 @@ def task():
     return classification(Setting(study="example", seed=0, budget="smoke"), smoke=sizes, desk=sizes, gpu=sizes)
 
 
-def trained(recipe: Recipe | None, lr: float = 0.05):
+def trained(recipe: Recipe | None, lr: float = 0.05, network: Callable[..., nn.Module] = LeNet):
     data = task()
     return train_by(
         recipe,
         data,
-        data.network(LeNet),
+        data.network(network),
         OPTIMIZERS["sgd"][0],
         lr=lr,
         steps=STEPS,
@@ -166,7 +168,7 @@ def test_a_recipe_without_a_slot_or_with_one_too_many_is_refused() -> None:
 @pytest.mark.parametrize("stem", STEMS)
 def test_the_recipe_of_a_paper_trains_and_says_a_line_that_names_what_the_paper_provides(stem: str) -> None:
     recipe = find_recipe(stem)
-    found = trained(recipe, lr=recipe.lr or 0.05)
+    found = trained(recipe, lr=recipe.lr or 0.05, network=NETWORKS.get(stem, LeNet))
     assert torch.isfinite(found.losses).all()
     entry = next(entry for entry in entries() if entry.stem == stem)
     assert any(name in recipe.line for name in entry.paper.provides)
