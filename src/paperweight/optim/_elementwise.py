@@ -21,7 +21,7 @@ Tensors = tuple[Tensor, ...]
 Number = float | Tensor
 Update = Callable[[list[Tensors], tuple[Number, ...], dict[str, Any]], None]
 
-_BLOCK = 1 << 18  # entries; on a CPU the intermediate results of so many stay in cache
+_BLOCK = 1 << 16  # entries; on a CPU the intermediate results of so many stay in cache
 
 
 def rows_by_step(
