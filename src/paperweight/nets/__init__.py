@@ -8,6 +8,7 @@ time of about 0 to 1000 for each, and maybe tokens of a condition (N, L, context
 
 from paperweight.nets._common import count_multiplications, count_parameters, evaluating
 from paperweight.nets.denoisers import MLPDenoiser, TokenDenoiser
+from paperweight.nets.halving import halved
 from paperweight.nets.lenet import LeNet
 from paperweight.nets.mlp import MLP, NormalisedMLP
 from paperweight.nets.resnet import ResNet, ResNet18
@@ -31,6 +32,7 @@ __all__ = [
     "count_multiplications",
     "count_parameters",
     "evaluating",
+    "halved",
     "parametrized_weights",
     "plain_weights",
     "replace_modules",

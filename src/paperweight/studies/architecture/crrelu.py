@@ -18,7 +18,7 @@ from torch.optim import Adam
 
 from paperweight.architecture.crrelu import CRReLU
 from paperweight.loops import tune, warmed_cosine
-from paperweight.nets import LeNet, replace_modules
+from paperweight.nets import LeNet, halved, replace_modules
 from paperweight.studies import (
     ACCURACY,
     EARLY_LOSS,
@@ -87,7 +87,7 @@ def run(arm: Arm[Callable[[], nn.Module]], setting: Setting) -> Outcome:
 
     def train(rate: float) -> Trained:
         model = replace_modules(
-            task.network(_half_size),
+            task.network(halved(LeNet)),
             lambda _, part: isinstance(part, nn.ReLU | nn.GELU),
             lambda _: arm.make(),
             wanted="a module of type ReLU or GELU",
@@ -108,8 +108,3 @@ def run(arm: Arm[Callable[[], nn.Module]], setting: Setting) -> Outcome:
             **({"eps after training, by layer": [(float(i), eps) for i, eps in enumerate(bumps, 1)]} if bumps else {}),
         },
     )
-
-
-def _half_size(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    channels, height, width = shape
-    return nn.Sequential(nn.AvgPool2d(2), LeNet((channels, height // 2, width // 2), classes))
