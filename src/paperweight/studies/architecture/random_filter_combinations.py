@@ -76,8 +76,8 @@ STUDY = Study(
         "Small images, the same 4,000 to test on for every seed, a network with two convolutions of 5x5 and a few "
         "hundred steps: nothing follows for deep networks, whose filters are mostly spatial, for larger filters, where "
         "the paper finds that random ones lose more, or for robustness, which the paper finds better. A first weighing "
-        "on digits, with 790 to test on, could not decide. Combinations of learned filters mostly chose the lowest rate "
-        "that was tried, and might do better at a lower one."
+        "on digits, with 790 to test on, could not decide. Combinations of learned filters mostly chose the lowest "
+        "rate that was tried, and might do better at a lower one."
     ),
     seeds=10,
 )
