@@ -22,7 +22,7 @@ from paperweight.training import InfoBatch
 STEPS, BATCH = 12, 20
 SGD_DECAY = 5e-4
 STEMS = [entry.stem for entry in entries() if entry.has_recipe]
-NETWORKS = {"stochastic_depth": ResNet}  # for recipes that do not fit a LeNet
+NETWORKS = {"ghost_batch_norm": ResNet, "stochastic_depth": ResNet}  # for recipes that do not fit a LeNet
 make = partial(Recipe, words="a recipe", line="do()")
 
 
