@@ -4,7 +4,7 @@ A large batch has means and variances with little noise, and few updates an epoc
 parts of a fixed size keep the noise of small batches; the step size grows with the root of the batch; and training as
 many updates as with small batches, not as many epochs, closes what is left of the gap.
 Cost: on maps the time of batch normalization and a tenth more, on flat features, where a part is little work, up to
-four times it; no memory but one more copy of the output.
+five times it; no memory but one more copy of the output.
 
 Source:
     E. Hoffer, I. Hubara, D. Soudry, "Train longer, generalize better: closing the generalization gap in large batch
