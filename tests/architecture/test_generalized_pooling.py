@@ -274,6 +274,17 @@ def test_the_first_max_pooling_becomes_a_tree_and_each_other_one_gates_of_the_sa
     assert torch.equal(alike(x), model(x))
 
 
+def test_gates_compute_in_the_format_of_the_image_and_new_layers_in_that_of_the_model():
+    layer = GatedMaxAvgPool2d(2)
+    x = torch.randn(2, 3, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == torch.float32
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d([2, 2]), nn.Conv2d(2, 2, 1), nn.MaxPool2d(2)).double()
+    new = replace_max_pools(model)
+    assert {p.dtype for p in new.parameters()} == {torch.float64}
+    assert new(torch.randn(2, 1, 10, 10, dtype=torch.float64)).shape == (2, 2, 2, 2)
+
+
 def test_the_recipe_makes_the_papers_best_arrangement():
     recipe = find_recipe("generalized_pooling")
     assert recipe.surgery is not None

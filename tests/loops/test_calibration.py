@@ -61,10 +61,28 @@ def test_errors_cost_less_at_low_confidence():
     assert area_under_risk_coverage(probabilities, torch.tensor([1, 0, 0])) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
+def test_a_confidence_at_an_edge_is_in_the_bin_below():
+    probabilities = torch.tensor([[0.55, 0.45], [0.545, 0.455]], dtype=torch.float64)
+    expected = abs(0.55 + 0.545 - 1) / 2  # both in (0.54, 0.55], one of them right
+    assert expected_calibration_error(probabilities, torch.tensor([0, 1]), bins=100) == pytest.approx(expected)
+
+
+def test_rows_of_low_precision_are_probabilities():
+    half = torch.randn(200, 10, generator=torch.Generator().manual_seed(0)).bfloat16().softmax(dim=1)
+    labels = torch.arange(200) % 10
+    exact = half.double() / half.double().sum(dim=1, keepdim=True)
+    found = expected_calibration_error(half, labels)
+    assert found == pytest.approx(expected_calibration_error(exact, labels), abs=0.005)
+
+
 @pytest.mark.parametrize("measure", [expected_calibration_error, area_under_risk_coverage])
 def test_what_cannot_be_is_said(measure):
-    with pytest.raises(ValueError, match=r"probabilities must have rows with sum 1, got others; apply softmax"):
-        measure(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    for wrong in ([[3.0, 1.0]], [[2.0, -1.0]]):
+        with pytest.raises(ValueError, match=r"probabilities must be at least 0 in rows with sum 1, got others"):
+            measure(torch.tensor(wrong), torch.tensor([0]))
+    for labels in (torch.tensor([2, 0]), torch.tensor([-1, 0]), torch.tensor([0.0, 1.0])):
+        with pytest.raises(ValueError, match=r"labels must be int64 in \[0, 2\), got torch\."):
+            measure(torch.eye(2), labels)
     with pytest.raises(
         ValueError, match=r"shapes \(N, classes\) and \(N,\) with N at least 1, got \(2, 2\) and \(1,\)"
     ):

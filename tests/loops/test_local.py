@@ -74,6 +74,27 @@ def test_parts_without_objectives_are_refused():
         local_gradients([], [], *batch())
 
 
+def test_a_part_that_changes_its_input_is_refused():
+    parts = [nn.Linear(6, 6), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 6))]
+    inputs, labels = batch()
+    with pytest.raises(ValueError, match="parts must leave their inputs as they are, part 1 changes its own in place"):
+        local_gradients(parts, [lambda output, given, _: (output - given).square().mean()] * 2, inputs, labels)
+
+
+def test_what_is_changed_in_place_before_the_backward_pass_is_an_error_as_without_measuring():
+    weight = torch.ones(4, requires_grad=True)
+
+    def wrong() -> None:
+        h = (weight * 2).exp()
+        h.add_(1)
+        h.sum().backward()
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        wrong()
+    with pytest.raises(RuntimeError, match="was changed in place"):
+        peak_saved_bytes(wrong, [weight])
+
+
 def test_saved_bytes_are_those_counted_by_hand():
     weights = [torch.randn(5, 5, requires_grad=True) for _ in range(3)]
     x = torch.randn(7, 5)

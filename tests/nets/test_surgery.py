@@ -63,6 +63,24 @@ def test_a_layer_that_is_shared_stays_shared_and_activations_get_their_own():
     assert new[0] is new[2]
 
 
+def test_a_block_that_stands_at_two_places_is_operated_on_once():
+    block = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    model = nn.Sequential(block, nn.Tanh(), block)
+    calls: list[nn.Module] = []
+
+    def build(old: nn.Module) -> nn.Module:
+        calls.append(old)
+        return nn.Sequential(old, nn.Dropout(0.0))
+
+    new = replace_modules(model, is_a(nn.Linear), build, wanted="a linear layer")
+    assert len(calls) == 1
+    assert new[0] is new[2]
+    x = torch.randn(3, 2)
+    assert torch.equal(new(x), model(x))
+    with pytest.raises(InputError, match=r"build must give a torch\.nn\.Module, got NoneType for '0\.0'"):
+        replace_modules(model, is_a(nn.Linear), lambda old: None, wanted="a linear layer")
+
+
 def test_new_modules_are_of_the_format_of_the_old():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)).double()
     new = replace_modules(model, is_a(nn.Linear), lambda old: nn.Linear(3, old.out_features), wanted="a linear layer")
@@ -103,7 +121,19 @@ def test_weights_are_computed_and_made_plain_again():
     assert torch.equal(plain_weights(model)(x), model(x))
 
 
+def test_what_is_frozen_stays_frozen_and_parameters_keep_their_order():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    model[0].requires_grad_(False)
+    plain = plain_weights(parametrized_weights(model, lambda layer: Cubed()))
+    assert [name for name, _ in plain.named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert [p.requires_grad for p in plain.parameters()] == [False, False, True, True]
+
+
 def test_weights_that_cannot_be_computed_are_refused():
+    tied = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(InputError, match=r"the weight of '0' stands at another place, too; give each place one"):
+        parametrized_weights(tied, lambda layer: Cubed())
     with pytest.raises(InputError, match=r"model must hold a layer of Linear, Conv1d, .* got ReLU without one"):
         parametrized_weights(nn.ReLU(), lambda layer: Cubed())
     once = parametrized_weights(nn.Sequential(nn.Linear(2, 2)), lambda layer: Cubed())

@@ -299,6 +299,16 @@ def test_restored_weights_stay_and_may_be_changed():
     assert (true_values(optimizer, [weight])[0].item(), weight.item()) == (10.5, 11)
 
 
+def test_weights_that_are_restored_while_true_ones_are_looked_at_stay_true():
+    weight = Parameter(torch.ones(2))
+    optimizer = XGrad(torch.optim.SGD([weight], lr=0.1, momentum=0.9))
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    with optimizer.true_weights():
+        optimizer.restore()
+    torch.testing.assert_close(weight.detach(), torch.full((2,), 0.9))
+
+
 def test_a_closure_is_called_once_at_the_predicted_weights():
     (ours,), (theirs,) = fresh((4,)), fresh((4,))
     plain, closed = wrapped_sgd([ours]), wrapped_sgd([theirs])

@@ -111,6 +111,30 @@ def test_a_fault_is_caught_by_the_check_that_is_meant_to(faulty):
     assert all(result.reason and result.remedy for result in report.failures)
 
 
+class LearnsMore(Leaders):
+    def fit(self, X, y=None):
+        super().fit(X, y)
+        self.kind_ = "leaders"
+        self.inner_ = Leaders(random_state=self.random_state).fit(X)
+        return self
+
+
+class ReturnsNothing(Leaders):
+    def fit(self, X, y=None):
+        super().fit(X, y)
+
+
+def test_texts_and_estimators_may_be_learned_and_nothing_is_said_to_be_returned():
+    def make():
+        return LearnsMore(random_state=0)
+
+    report = check_estimator(make, GRID, null=make, baseline=make)
+    assert report.passed, str(report)
+    report = check_estimator(lambda: ReturnsNothing(random_state=0), GRID)
+    reasons = {result.name: result.reason for result in report.failures}
+    assert reasons["check_repeatable"] == "fit returns nothing"
+
+
 def test_a_null_setting_that_differs_is_caught():
     report = check_estimator(sound, GRID, null=lambda: Leaders(random_state=1), baseline=sound)
     assert caught(report) == {"check_null"}

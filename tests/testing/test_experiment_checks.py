@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from paperweight.testing import CheckReport, ExperimentSubject, check_experiment, experiment
+from paperweight.testing import CheckReport, ExperimentSubject, check_experiment, check_object, experiment
 
 ARGUMENTS = {"model": nn.Linear(3, 2), "samples": 40, "noise": 0.5}
 
@@ -114,6 +115,42 @@ def test_a_null_setting_that_differs_is_caught():
 def test_what_is_not_random_takes_no_generator():
     report = check_experiment(lambda x: {"twice": 2 * x}, {"x": 3.0}, fields=("twice",), random=False)
     assert report.passed, str(report)
+
+
+def test_lists_mappings_and_arrays_that_are_modified_are_seen():
+    def appends(xs):
+        xs.append(1.0)
+        return {"n": len(xs)}
+
+    def writes(table):
+        table["k"] = 5
+        return {"n": 1}
+
+    def adds(x):
+        x += 1
+        return {"n": 1}
+
+    for faulty, given in ((appends, {"xs": [0.0]}), (writes, {"table": {"k": 1}}), (adds, {"x": np.zeros(2)})):
+        report = check_experiment(faulty, given, random=False)
+        assert "check_arguments_unmodified" in caught(report), str(report)
+
+
+def test_numbers_of_arrays_are_looked_at_and_texts_can_be_known():
+    report = check_experiment(lambda: {"x": np.array([1.0, np.nan])}, {}, random=False)
+    assert caught(report) == {"check_fields"}
+    said = (({}, {"words": "ten"}),)
+    assert check_experiment(lambda: {"words": "ten"}, {}, known=said, random=False).passed
+    report = check_experiment(lambda: {"words": "nine"}, {}, known=said, random=False)
+    assert caught(report) == {"check_known_answers"}
+
+
+def test_an_experiment_with_a_generator_is_told_its_own_fault():
+    report = check_object("experiment", f"{__name__}:coin_of_its_own")
+    assert caught(report) == {"check_repeatable", "check_global_random_state"}
+
+
+def coin_of_its_own(generator):
+    return {"heads": torch.rand(1).item()}
 
 
 def test_a_bad_value_reaches_the_experiment():

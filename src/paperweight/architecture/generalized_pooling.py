@@ -87,7 +87,7 @@ def _tree(values: Tensor, gates: Tensor) -> Tensor:
 
 
 def _pair(name: str, value: _Size, least: int) -> tuple[int, int]:
-    pair = value if isinstance(value, tuple) else (value, value)
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2 or not all(isinstance(number, int) and number >= least for number in pair):
         raise ValueError(f"{name} must be a whole number of at least {least} or a pair of them, got {value!r}")
     return pair
@@ -119,8 +119,8 @@ class _Pool2d(nn.Module):
 class MixedPool2d(_Pool2d):
     """Pooling by a max(x) + (1 - a) mean(x) of each region x, with one learned number a for the layer.
 
-    With a = 1 it is `torch.nn.MaxPool2d` and with a = 0 `torch.nn.AvgPool2d` with ``count_include_pad=False``, both bit
-    for bit, and stays so in training with ``requires_grad_(False)``.
+    Of finite entries, with a = 1 it is `torch.nn.MaxPool2d` and with a = 0 `torch.nn.AvgPool2d` with
+    ``count_include_pad=False``, both bit for bit, and stays so in training with ``requires_grad_(False)``.
 
     Args:
         kernel_size: Height and width of a region, at least 1; the paper's is 3.
@@ -188,7 +188,7 @@ class GatedMaxAvgPool2d(_Pool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool images x, (N, C, H, W) or (C, H, W), floating, to the shape that `torch.nn.MaxPool2d` gives."""
-        return _max_average(x, _responses(x, self.mask, self._regions)[0].sigmoid(), self._regions)
+        return _max_average(x, _responses(x, self.mask, self._regions)[0].sigmoid().to(x.dtype), self._regions)
 
 
 @final
@@ -264,7 +264,7 @@ def replace_max_pools(
         others: Makes what stands in the place of each other one; the paper's best are gates.
 
     Returns:
-        The copy, with new modules on the CPU.
+        The copy; new modules are on the device and of the format of the model's first parameter.
 
     Raises:
         InputError: If the model holds no `torch.nn.MaxPool2d`, or one with dilation, ``ceil_mode`` or
@@ -279,11 +279,13 @@ def replace_max_pools(
         )
     """
     made: list[nn.Module] = []
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
 
     def build(old: nn.Module) -> nn.Module:
         if not isinstance(old, nn.MaxPool2d) or old.ceil_mode or old.return_indices or old.dilation not in (1, (1, 1)):
             raise InputError(f"model must hold no max pooling with dilation, ceil_mode or return_indices, got {old}")
-        made.append((others if made else first)(old.kernel_size, old.stride, old.padding))
+        new = (others if made else first)(old.kernel_size, old.stride, old.padding)
+        made.append(new if weight is None else new.to(weight))
         return made[-1]
 
     return replace_modules(

@@ -22,7 +22,8 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, *, bins: i
         The error, in [0, 1]; 0 is best.
 
     Raises:
-        ValueError: If shapes do not fit, there is no example, rows do not sum to 1, or ``bins`` is below 1.
+        ValueError: If shapes do not fit, there is no example, rows do not sum to 1 within 0.01, a label is no
+            class number, or ``bins`` is below 1.
 
     Example:
         >>> probabilities = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2]])
@@ -32,7 +33,8 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, *, bins: i
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     confidence, right = _judged(probabilities, labels)
-    number = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
+    number = torch.bucketize(confidence, edges)
     surplus = torch.zeros(bins, dtype=torch.float64, device=number.device).index_add(0, number, confidence - right)
     return surplus.abs().sum().item() / len(right)
 
@@ -51,7 +53,8 @@ def area_under_risk_coverage(probabilities: Tensor, labels: Tensor) -> float:
         The area, in [0, 1]; 0 is best, and the error rate is what a confidence without meaning gives on average.
 
     Raises:
-        ValueError: If shapes do not fit, there is no example, or rows do not sum to 1.
+        ValueError: If shapes do not fit, there is no example, rows do not sum to 1 within 0.01, or a label is no class
+            number.
 
     Example:
         >>> probabilities = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
@@ -73,7 +76,15 @@ def _judged(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             f"{tuple(probabilities.shape)} and {tuple(labels.shape)}"
         )
     precise = probabilities.to(torch.float64)
-    if not torch.allclose(precise.sum(dim=1), torch.ones_like(precise[:, 0]), atol=1e-3):
-        raise ValueError("probabilities must have rows with sum 1, got others; apply softmax to logits first")
+    classes = precise.shape[1]
+    if not torch.allclose(precise.sum(dim=1), torch.ones_like(precise[:, 0]), atol=1e-2) or precise.min() < 0:
+        raise ValueError(
+            "probabilities must be at least 0 in rows with sum 1, got others; apply softmax to logits first"
+        )
+    if labels.dtype != torch.int64 or labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels must be int64 in [0, {classes}), got {labels.dtype} from {labels.min().item()} to "
+            f"{labels.max().item()}"
+        )
     confidence, predicted = precise.max(dim=1)
     return confidence, (predicted == labels).to(torch.float64)

@@ -34,7 +34,7 @@ def local_gradients(
         The loss of each part, before the update, (parts,).
 
     Raises:
-        ValueError: If there is no part, or not one objective for each.
+        ValueError: If there is no part, or not one objective for each, or a part changes its input in place.
 
     Example:
         >>> parts = [nn.Linear(2, 2), nn.Linear(2, 2)]
@@ -50,8 +50,11 @@ def local_gradients(
         )
     losses: list[Tensor] = []
     given = inputs
-    for part, objective in zip(parts, objectives, strict=True):
+    for number, (part, objective) in enumerate(zip(parts, objectives, strict=True)):
+        version = given._version
         output = part(given)
+        if given._version != version:
+            raise ValueError(f"parts must leave their inputs as they are, part {number} changes its own in place")
         loss = objective(output, given, targets)
         loss.backward()
         losses.append(loss.detach())
@@ -65,6 +68,7 @@ class _Saved:
 
     def __init__(self, tensor: Tensor, let_go: Callable[[Tensor], None]) -> None:
         self.tensor = tensor
+        self.version = tensor._version
         self._let_go = let_go
 
     def __del__(self) -> None:
@@ -72,10 +76,11 @@ class _Saved:
 
 
 def peak_saved_bytes(action: Callable[[], object], parameters: Iterable[Tensor] = ()) -> int:
-    """Measure the most memory that is kept for backward passes at any time of an action, the same on every device.
+    """Measure the most memory that is kept for backward passes at any time of an action, on a CPU as on a GPU.
 
     It counts what autograd saves from forward passes, each storage once: what grows with the batch in training, and
     what local learning is to save. Parameters, gradients and an optimizer's state are the same with and without it.
+    What activation checkpointing without re-entry computes again is not seen.
 
     Args:
         action: What to do, such as a step of training.
@@ -113,7 +118,11 @@ def peak_saved_bytes(action: Callable[[], object], parameters: Iterable[Tensor] 
             now -= storage.nbytes()
 
     def unpack(saved: _Saved | Tensor) -> Tensor:
-        return saved.tensor if isinstance(saved, _Saved) else saved
+        if not isinstance(saved, _Saved):
+            return saved
+        if saved.tensor._version != saved.version:
+            raise RuntimeError("a tensor that is kept for the backward pass was changed in place; change a copy")
+        return saved.tensor
 
     with saved_tensors_hooks(pack, unpack):
         action()

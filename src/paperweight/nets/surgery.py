@@ -1,6 +1,7 @@
 """Modules of a network replaced by others, and weights of it computed from others."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -23,8 +24,9 @@ def replace_modules(
     The network itself stays as it was. A new module has the name, the mode and the place of the old one, and is on the
     device and of the format of its parameters, if it has any. A module with parameters that stands at several places
     stays one module; one without, such as an activation, is replaced by one of its own at each place. Modules inside a
-    replaced one are not looked at. What a network calls as a function (``F.relu``) is not found. To undo it, replace
-    the new modules by what is made of them.
+    replaced one are not looked at. What a network calls as a function (``F.relu``) is not found, and a module whose
+    weights it reads without calling it, as `torch.nn.MultiheadAttention` does those of its ``out_proj``, is replaced
+    without effect. To undo it, replace the new modules by what is made of them.
 
     Args:
         model: The network.
@@ -53,12 +55,15 @@ def replace_modules(
         if module in made:
             return made[module]
         if not matches(name, module):
+            made[module] = module
             for inner, child in module._modules.items():
                 if child is not None:
                     module._modules[inner] = operated(f"{name}.{inner}" if name else inner, child)
             return module
         mode, weight = module.training, next(module.parameters(), None)
         new = build(module)
+        if not isinstance(new, nn.Module):
+            raise InputError(f"build must give a torch.nn.Module, got {type(new).__name__} for {name!r}")
         new = new.train(mode) if weight is None else new.to(weight).train(mode)
         found.append(name)
         if weight is not None:
@@ -90,7 +95,7 @@ def parametrized_weights(
         The copy; `plain_weights` makes it one whose weights are stored.
 
     Raises:
-        InputError: If there is no such layer, or one whose weight is computed already.
+        InputError: If there is no such layer, or one whose weight is computed already or stands at another place, too.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
@@ -102,7 +107,10 @@ def parametrized_weights(
     if not layers:
         names = ", ".join(kind.__name__ for kind in types)
         raise InputError(f"model must hold a layer of {names}, got {type(model).__name__} without one")
+    places = Counter(id(p) for _, p in result.named_parameters(remove_duplicate=False))
     for name, layer in layers.items():
+        if places[id(layer._parameters.get("weight"))] > 1:
+            raise InputError(f"the weight of {name!r} stands at another place, too; give each place one of its own")
         if parametrize.is_parametrized(layer, "weight"):
             raise InputError(f"the weight of {name!r} is parametrized already; call plain_weights first")
         mode, weight = layer.training, layer.get_parameter("weight")
@@ -117,20 +125,25 @@ def plain_weights(model: nn.Module) -> nn.Module:
         model: The network, which stays as it was.
 
     Returns:
-        The copy, without parametrizations; weights that were trained through one can be trained on.
+        The copy, without parametrizations; weights that were trained through one can be trained on, others are frozen.
 
     Example:
         >>> model = parametrized_weights(nn.Linear(2, 3), lambda layer: nn.Tanh())
         >>> [name for name, _ in plain_weights(model).named_parameters()]
-        ['bias', 'weight']
+        ['weight', 'bias']
     """
     result = copy.deepcopy(model)
     for module in list(result.modules()):
         if parametrize.is_parametrized(module):
             # remove_parametrizations would take the tensors from the class, which a copy shares with the network
-            stored = {name: getattr(module, name) for name in module.get_submodule("parametrizations")._modules}
+            computed = dict(module.get_submodule("parametrizations").named_children())
+            stored = {name: getattr(module, name).detach().clone() for name in computed}
+            others = dict(module._parameters)
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module._modules["parametrizations"]
+            module._parameters.clear()
             for name, tensor in stored.items():
-                module.register_parameter(name, nn.Parameter(tensor.detach().clone()))
+                trained = any(p.requires_grad for p in computed[name].parameters())
+                module.register_parameter(name, nn.Parameter(tensor, requires_grad=trained))
+            module._parameters.update(others)
     return result

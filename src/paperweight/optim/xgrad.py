@@ -175,7 +175,8 @@ class XGrad(torch.optim.Optimizer):
             yield
         finally:
             for p, weight in predicted.items():
-                p.detach().copy_(weight)
+                if p in self._true:  # and not restored inside the block
+                    p.detach().copy_(weight)
 
     @torch.no_grad()
     def _predict(self) -> None:

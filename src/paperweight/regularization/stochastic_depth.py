@@ -89,7 +89,8 @@ class StochasticDepth(nn.Module):
     ``"row"`` takes its statistics from the samples that do. Where nothing survives the output is one number 0 without
     dimensions, which fits a shortcut of any shape. With p = 1 it is the branch itself, bit for bit, and draws nothing.
 
-    Weights of a dropped branch get no gradient. So `torch.nn.parallel.DistributedDataParallel` needs
+    In the mode ``"row"`` a branch with batch normalization of flat features refuses a batch of which one sample
+    survives. Weights of a dropped branch get no gradient. So `torch.nn.parallel.DistributedDataParallel` needs
     ``find_unused_parameters=True``, and generators of the same seed to drop the same branches everywhere; and
     `torch.optim.SGD` with momentum must not be ``fused``, which in torch 2.13 fails at a gradient that comes late.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, final
 
+import numpy as np
 import torch
 
 from paperweight.testing.laws import Laws, always, declares_null, selected
@@ -86,7 +87,9 @@ def _numbers(value: Any) -> list[float]:
     numbers: list[float] = []
 
     def add(leaf: Any) -> None:
-        if isinstance(leaf, torch.Tensor | int | float | complex):
+        if isinstance(leaf, np.ndarray | np.generic) and np.issubdtype(leaf.dtype, np.number):
+            numbers.extend(np.abs(np.asarray(leaf)).astype(np.float64).ravel().tolist())
+        elif isinstance(leaf, torch.Tensor | int | float | complex):
             flat = torch.as_tensor(leaf).flatten()
             numbers.extend((flat.abs() if flat.is_complex() else flat.to(torch.float64)).tolist())
 
@@ -138,7 +141,9 @@ def check_known_answers(subject: ExperimentSubject) -> None:
         for name, answer in answers.items():
             if name not in record:
                 raise CheckFailure(f"the record has no {name}", "return what is documented")
-            if not close(record[name], answer, subject.tolerance):
+            found = record[name]
+            equal = found == answer if isinstance(answer, str) else close(found, answer, subject.tolerance)
+            if not equal:
                 settings = ", ".join(f"{argument}={value!r}" for argument, value in changes.items())
                 raise CheckFailure(f"{name} is {record[name]} and not {answer} at {settings}", "compute it by hand")
 
@@ -200,10 +205,23 @@ def check_arguments_unmodified(subject: ExperimentSubject) -> None:
         >>> check_arguments_unmodified(ExperimentSubject(make=lambda: {"one": 1.0}, arguments={}, random=False))
     """
     given = copy.deepcopy(dict(subject.arguments))
-    before = snapshot(given)
+    before, contents = snapshot(given), _contents(given)
     _run(subject, subject.make, given)
-    if changed := changed_facts(before, snapshot(given)):
+    changed = [*changed_facts(before, snapshot(given))]
+    changed += [name for name, held in _contents(given).items() if held != contents[name]]
+    if changed:
         raise CheckFailure(f"the run modifies {', '.join(changed)}", "work on a copy, and put back what you set")
+
+
+def _contents(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what lists, mappings and arrays among arguments hold, but for tensors and networks."""
+
+    def held(leaf: Any) -> object:
+        if isinstance(leaf, np.ndarray):
+            return leaf.tobytes()
+        return repr(leaf) if isinstance(leaf, str | int | float | complex | np.generic | None) else type(leaf)
+
+    return {name: map_leaves(held, value) for name, value in arguments.items()}
 
 
 def check_null(subject: ExperimentSubject) -> None:
