@@ -1,11 +1,11 @@
 """EXAdam against hand-computed steps, a scalar loop of the paper's algorithm, and torch's Adam."""
 
 import math
-import shutil
 from functools import partial
 
 import pytest
 import torch
+from tests.optim.compiling import compiled_equals_a_scalar_loop, needs_compiler, quietly
 from torch.nn import Parameter
 
 from paperweight.optim.exadam import EXAdam
@@ -125,22 +125,29 @@ def test_a_sparse_gradient_is_refused_and_nothing_moves():
     assert not method.state
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="compilation on a CPU needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_large_gradients_of_single_precision_do_not_overflow():
+    gradients = [torch.full((2,), 1e12, dtype=torch.float64)] * 5
+    precise = descend(torch.zeros(2, dtype=torch.float64), gradients, lr=0.1)[-1]
+    single = descend(torch.zeros(2), [g.float() for g in gradients], lr=0.1)[-1]
+    torch.testing.assert_close(single, precise.float(), rtol=1e-5, atol=0)
+
+
+def test_numbers_of_a_group_are_checked_as_those_of_all():
+    weights = [Parameter(torch.zeros(1)) for _ in range(3)]
+    method = EXAdam([{"params": weights[:1], "lr": 0.1}])
+    for given, words in (
+        ({"lr": -1.0}, "lr must be"),
+        ({"betas": (1.0, 0.9)}, "betas must be"),
+        ({"eps": 0.0}, "eps must"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            method.add_param_group({"params": weights[1:2], **given})
+        with pytest.raises(ValueError, match=words):
+            EXAdam([{"params": weights[2:], **given}])
+    assert len(method.param_groups) == 1
+
+
+@needs_compiler
+@quietly
 def test_compiled_it_equals_a_scalar_loop_and_compiles_once():
-    options = {"lr": 0.1, "eps": 1e-2, "weight_decay": 0.3}
-    starts = [normal(3, 4), normal(5)]
-    weights = [Parameter(start.clone()) for start in starts]
-    method = EXAdam(weights, **options, compiled=True)
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    gradients = [[normal(start.numel(), seed=t).reshape(start.shape) for start in starts] for t in range(5)]
-    for given in gradients:
-        for weight, gradient in zip(weights, given, strict=True):
-            weight.grad = gradient
-        method.step()
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    for start, weight, *given in zip(starts, weights, *gradients, strict=True):
-        pairs = zip(start.flatten().tolist(), columns(list(given)), strict=True)
-        expected = torch.tensor([loop(x, g, **options) for x, g in pairs], dtype=torch.float64)
-        torch.testing.assert_close(weight.detach().flatten(), expected, rtol=1e-10, atol=1e-13)
+    compiled_equals_a_scalar_loop(EXAdam, loop, lr=0.1, eps=1e-2, weight_decay=0.3)

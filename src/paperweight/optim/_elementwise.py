@@ -7,6 +7,7 @@ states, ...), and by another which numbers a step takes. What is written here is
 # torch documents its foreach functions, and does not export them:
 # pyright: reportPrivateImportUsage=false
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -15,13 +16,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Number", "Tensors", "rows_by_step", "subtract_ratios", "update_rows"]
+__all__ = ["Number", "Tensors", "check_group", "rows_by_step", "subtract_ratios", "update_rows"]
 
 Tensors = tuple[Tensor, ...]
 Number = float | Tensor
 Update = Callable[[list[Tensors], tuple[Number, ...], dict[str, Any]], None]
 
 _BLOCK = 1 << 16  # entries; on a CPU the intermediate results of so many stay in cache
+
+
+def check_group(group: dict[str, Any]) -> None:
+    """Check what a group of an optimizer like Adam is given: ``lr``, ``betas``, ``eps`` and ``weight_decay``.
+
+    Args:
+        group: The group, with defaults where it names none.
+
+    Raises:
+        ValueError: If a number is outside its range.
+    """
+    for name in ("lr", "weight_decay"):
+        if not 0 <= group[name] < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, got {group[name]}")
+    if not 0 < group["eps"] < math.inf:
+        raise ValueError(
+            f"eps must be finite and above 0, got {group['eps']}; a gradient that is always 0 is divided by it"
+        )
+    if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {group['betas']}")
 
 
 def rows_by_step(
@@ -38,7 +59,7 @@ def rows_by_step(
         For each step count, from 1, a row for each parameter: itself, its gradient and its states, in this order.
 
     Raises:
-        ValueError: If a gradient is sparse or complex; nothing has been changed then.
+        ValueError: If a gradient is sparse or complex; nothing of the group has been changed then.
     """
     given = [p for p in group["params"] if p.grad is not None]
     for p in given:

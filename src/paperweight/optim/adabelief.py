@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from paperweight.catalogue import Paper
-from paperweight.optim._elementwise import Number, Tensors, rows_by_step, subtract_ratios, update_rows
+from paperweight.optim._elementwise import Number, Tensors, check_group, rows_by_step, subtract_ratios, update_rows
 
 __all__ = ["AdaBelief"]
 
@@ -133,16 +133,18 @@ class AdaBelief(torch.optim.Optimizer):
         weight_decouple: bool = True,
         compiled: bool = False,
     ) -> None:
-        for name, value in {"lr": lr, "weight_decay": weight_decay}.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
-        if not 0 < eps < math.inf:
-            raise ValueError(f"eps must be finite and above 0, got {eps}; a gradient that is always 0 is divided by it")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
         rates = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         switches = {"amsgrad": amsgrad, "weight_decouple": weight_decouple, "compiled": compiled}
         super().__init__(params, {**rates, **switches})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with the optimizer's own numbers where the group names none.
+
+        Raises:
+            ValueError: If a number is outside its range.
+        """
+        check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]

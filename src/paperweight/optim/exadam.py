@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from paperweight.catalogue import Paper
-from paperweight.optim._elementwise import Number, Tensors, rows_by_step, update_rows
+from paperweight.optim._elementwise import Number, Tensors, check_group, rows_by_step, update_rows
 
 __all__ = ["EXAdam"]
 
@@ -72,8 +72,8 @@ def _update(columns: list[Tensors], numbers: tuple[Number, ...], group: dict[str
 
 def _correct(estimates: Tensors, moments: Tensors, share: float, eps: float) -> None:
     """Update e = e (1 + share a / (a + eps)) in place: e d1 with a = v and b2^t, e d2 with a = m^2 and b1^t."""
-    products = torch._foreach_mul(estimates, moments)
-    torch._foreach_addcdiv_(estimates, products, torch._foreach_add(moments, eps), value=share)
+    ratios = torch._foreach_div(moments, torch._foreach_add(moments, eps))  # first, so that no product overflows
+    torch._foreach_addcmul_(estimates, estimates, ratios, value=share)
 
 
 def _numbers(step: int, group: dict[str, Any]) -> tuple[float, ...]:
@@ -128,15 +128,17 @@ class EXAdam(torch.optim.Optimizer):
         log_step: bool = True,
         compiled: bool = False,
     ) -> None:
-        for name, value in {"lr": lr, "weight_decay": weight_decay}.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
-        if not 0 < eps < math.inf:
-            raise ValueError(f"eps must be finite and above 0, got {eps}; moments that are 0 are divided by it")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
         numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**numbers, "log_step": log_step, "compiled": compiled})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with the optimizer's own numbers where the group names none.
+
+        Raises:
+            ValueError: If a number is outside its range.
+        """
+        check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]

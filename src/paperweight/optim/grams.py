@@ -20,7 +20,6 @@ Deviations:
 # torch documents its foreach functions, and does not export them:
 # pyright: reportPrivateImportUsage=false
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor
 
 from paperweight.catalogue import Paper
-from paperweight.optim._elementwise import Number, Tensors, rows_by_step, update_rows
+from paperweight.optim._elementwise import Number, Tensors, check_group, rows_by_step, update_rows
 
 __all__ = ["Grams"]
 
@@ -82,7 +81,7 @@ class Grams(torch.optim.Optimizer):
     """AdamW whose steps keep their sizes and take the direction of the present gradient, entry by entry.
 
     At ``betas[0] = 0``, where the average is the gradient itself, it is `torch.optim.AdamW` bit for bit. An entry whose
-    gradient is 0 stays, whatever its momentum. Parameter groups may differ in every argument.
+    gradient is 0 stays, but for weight decay, whatever its momentum. Parameter groups may differ in every argument.
 
     Args:
         params: Parameters or parameter groups, as for any torch optimizer.
@@ -116,15 +115,17 @@ class Grams(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         compiled: bool = False,
     ) -> None:
-        for name, value in {"lr": lr, "weight_decay": weight_decay}.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
-        if not 0 < eps < math.inf:
-            raise ValueError(f"eps must be finite and above 0, got {eps}; a gradient that is always 0 is divided by it")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "compiled": compiled}
         super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with the optimizer's own numbers where the group names none.
+
+        Raises:
+            ValueError: If a number is outside its range.
+        """
+        check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
