@@ -83,6 +83,12 @@ CONTRACT = {
 }
 
 
+@pytest.mark.parametrize("labels", [torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.tensor([0, 1]).int()])
+def test_labels_that_are_no_class_numbers_are_refused(labels):
+    with pytest.raises(ValueError, match=r"labels must be class numbers, int64 from 0 to 2, got torch\.int"):
+        refined_targets(labels, torch.full((2, 3), 1 / 3), alpha=0.5)
+
+
 def test_targets_by_hand():
     past = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], dtype=torch.float64)
     mixed = refined_targets(torch.tensor([1, 2]), past, 0.6)

@@ -54,7 +54,7 @@ def refined_targets(labels: Tensor, predictions: Tensor, alpha: float) -> Tensor
         The targets, (N, classes), in the dtype of the predictions; at alpha 0 the labels as they are.
 
     Raises:
-        ValueError: If alpha is outside its range, or the shapes do not fit.
+        ValueError: If alpha is outside its range, the shapes do not fit, or a label is no class number.
 
     Example:
         >>> refined_targets(torch.tensor([1]), torch.tensor([[0.75, 0.25]]), alpha=0.5)
@@ -219,7 +219,7 @@ class PSKD:
         Raises:
             ValueError: If it is of another number of examples.
         """
-        predictions = state_dict["predictions"]
+        predictions: Tensor | None = state_dict["predictions"]
         if predictions is not None and len(predictions) != len(self.inputs):
             raise ValueError(
                 f"state_dict must be of {len(self.inputs)} examples, got {len(predictions)}; load it as saved"
@@ -231,6 +231,11 @@ class PSKD:
 
 
 def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    classes = like.shape[1]
+    if labels.dtype != torch.int64 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+        raise ValueError(
+            f"labels must be class numbers, int64 from 0 to {classes - 1}, got {labels.dtype}, first {labels[:5].tolist()}"
+        )
     return F.one_hot(labels, like.shape[1]).to(like.dtype)
 
 
