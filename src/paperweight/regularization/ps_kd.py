@@ -234,7 +234,7 @@ def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
     classes = like.shape[1]
     if labels.dtype != torch.int64 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
         raise ValueError(
-            f"labels must be class numbers, int64 from 0 to {classes - 1}, got {labels.dtype}, first {labels[:5].tolist()}"
+            f"labels must be class numbers, int64 from 0 to {classes - 1}, got {labels.dtype} {labels[:5].tolist()} ..."
         )
     return F.one_hot(labels, like.shape[1]).to(like.dtype)
 
