@@ -1,7 +1,7 @@
 """Massive label noise: beside each right label stand alpha random ones, and a network may still learn the right one.
 
-What is learned is the law of the labels: as long as a class's own label is its most frequent one, the best prediction
-is right, however rare it is. But a batch of b labels then holds b / (1 + alpha) with a signal; the others blur it.
+As long as a class's own label is its most frequent one, the best prediction is right, however rare it is. But a batch
+of b labels then holds b / (1 + alpha) with a signal; the others blur it.
 
 Source:
     D. Rolnick, A. Veit, S. Belongie, N. Shavit, "Deep Learning is Robust to Massive Label Noise", 2017,
@@ -12,7 +12,7 @@ Deviations:
     - The full text was not at hand; formulas follow from the abstract and from accounts of the experiments. In the
       paper biased noise orders all classes by frequency, the more steeply the larger delta is, from 0 to 1. Here a
       share delta of the noise falls on the next class, and the rest is uniform.
-    - Noisy labels on other images than those of the data set are left out.
+    - Noisy labels on other images are left out.
 """
 
 import math
@@ -149,8 +149,7 @@ def dilute(labels: Tensor, alpha: int, noise: Tensor, *, generator: torch.Genera
         ValueError: If an argument is not as above, or a label is not below the number of classes.
 
     Example:
-        >>> draw = torch.Generator().manual_seed(0)
-        >>> index, diluted = dilute(torch.tensor([0, 2]), 2, biased_noise(3), generator=draw)
+        >>> index, diluted = dilute(torch.tensor([0, 2]), 2, biased_noise(3), generator=torch.Generator())
         >>> index.tolist(), diluted[:2].tolist(), len(diluted)
         ([0, 1, 0, 1, 0, 1], [0, 2], 6)
     """
@@ -227,7 +226,7 @@ def label_noise_curve(
         train: Trains a new network on inputs, (M, ...), and labels, (M,), and returns it; it maps inputs to logits.
         inputs: Training inputs, (N, ...).
         labels: Their right labels, int64, (N,).
-        test_inputs: Test inputs, (T, ...), T at least 1.
+        test_inputs: Test inputs, (T, ...); T and N at least 1.
         test_labels: Their right labels, int64, (T,).
         alphas: Noisy labels for each right one, whole numbers of at least 0, at least one.
         noise: P(noisy label | true class), (classes, classes); left out, uniform up to the largest label.
