@@ -12,6 +12,7 @@ from paperweight.errors import InputError
 
 __all__ = [
     "Objective",
+    "Scores",
     "check_count",
     "isolated",
     "joined",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+Scores = Callable[[Tensor], Tensor]
 
 
 def _chain(model: nn.Module) -> list[nn.Module]:
@@ -88,7 +90,7 @@ def joined(layers: Sequence[nn.Sequential], parts: int | None) -> list[nn.Sequen
     return [nn.Sequential(*(module for layer in group for module in layer)) for group in groups]
 
 
-def isolated(parts: Sequence[nn.Module], auxiliaries: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
+def isolated(parts: Sequence[nn.Module], auxiliaries: Iterable[Scores], x: Tensor) -> tuple[Tensor, ...]:
     """Run parts one after the other without a gradient between them.
 
     Args:
@@ -107,10 +109,10 @@ def isolated(parts: Sequence[nn.Module], auxiliaries: Iterable[nn.Module], x: Te
     return (*scores, parts[-1](x))
 
 
-def objectives(auxiliaries: Iterable[nn.Module]) -> list[Objective]:
+def objectives(auxiliaries: Iterable[Scores]) -> list[Objective]:
     """Make the cross-entropy of each part, the last without an auxiliary, as `paperweight.loops` takes them."""
 
-    def after(auxiliary: nn.Module) -> Objective:
+    def after(auxiliary: Scores) -> Objective:
         return lambda output, _, labels: F.cross_entropy(auxiliary(output), labels)
 
     return [after(part) for part in (*auxiliaries, nn.Identity())]
