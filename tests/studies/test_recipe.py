@@ -22,7 +22,13 @@ from paperweight.training import InfoBatch
 STEPS, BATCH = 12, 20
 SGD_DECAY = 5e-4
 STEMS = [entry.stem for entry in entries() if entry.has_recipe]
-FOR_RESNET = ("auglocal", "ghost_batch_norm", "momentum_auxiliary_network", "stochastic_depth")  # not a LeNet
+FOR_RESNET = (
+    "auglocal",
+    "efficient_train",
+    "ghost_batch_norm",
+    "momentum_auxiliary_network",
+    "stochastic_depth",
+)  # not a LeNet
 make = partial(Recipe, words="a recipe", line="do()")
 
 
