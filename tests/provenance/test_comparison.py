@@ -95,6 +95,13 @@ def test_a_replay_notices_a_fault_in_shared_code_and_passes_over_harmless_change
     assert "outputs and weights are not computed any more" in said
 
 
+def test_times_are_not_compared_since_they_never_repeat():
+    first = replay(here(), "efficient_train", ["whole"], [0], "smoke")
+    assert "accuracy" in first.trials["whole", 0]["metrics"]
+    assert "time" not in first.trials["whole", 0]["metrics"]
+    assert differences(first, replay(here(), "efficient_train", ["whole"], [0], "smoke")) == []
+
+
 def test_what_a_traced_model_computes_is_noted_unseen_by_the_tracer():
     class Tracer(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

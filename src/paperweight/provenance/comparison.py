@@ -96,9 +96,9 @@ def replay(
 def differences(old: Replay, new: Replay) -> list[str]:
     """Say in which trials two replays differ, and in what; empty if everything that the old one computed is the same.
 
-    Compared are status, metrics, which test examples were right, the outputs of models and their weights after each
-    update, and what the smoke and the desk budget would have picked. What the new trials compute beyond that does not
-    count.
+    Compared are status, metrics but those in milliseconds, which test examples were right, the outputs of models and
+    their weights after each update, and what the smoke and the desk budget would have picked. What the new trials
+    compute beyond that does not count.
 
     Args:
         old: The replay in the tree that a result was measured with.
