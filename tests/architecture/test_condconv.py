@@ -1,6 +1,7 @@
 """CondConv against the sum of its experts' convolutions, one convolution an example, numbers by hand, and Conv2d."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -137,8 +138,9 @@ def test_softmax_shares_add_up_to_1_and_sigmoid_shares_do_not_depend_on_each_oth
 def test_no_examples_give_no_outputs():
     layer = CondConv2d(2, 3, 3, padding=1)
     assert layer(torch.zeros(0, 2, 5, 4)).shape == (0, 3, 5, 4)
-    with pytest.raises(ValueError, match=r"x must have shape \(N, C, H, W\), got \(2, 5, 4\)"):
-        layer(torch.zeros(2, 5, 4))
+    for shape in ((2, 5, 4), (1, 3, 5, 4)):
+        with pytest.raises(ValueError, match=rf"x must have shape \(N, 2, H, W\), got {re.escape(str(shape))}"):
+            layer(torch.zeros(shape))
 
 
 def test_experts_start_like_a_convolution_and_each_by_itself():

@@ -225,8 +225,8 @@ class CondConv2d(nn.Module):
         Returns:
             (N, out_channels, H', W'), as `torch.nn.Conv2d` has it.
         """
-        if x.ndim != 4:
-            raise ValueError(f"x must have shape (N, C, H, W), got {tuple(x.shape)}")
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"x must have shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
         if self.num_experts == 1 and self.routing == "softmax":
             bias = None if self.biases is None else self.biases[0]
             return F.conv2d(x, self.experts[0], bias, self.stride, self.padding, self.dilation, self.groups)

@@ -41,7 +41,7 @@ __all__ = ["GBLRLinear", "boxcar_mask", "budget_penalty", "gaudi_mask", "proxima
 PAPER = Paper(
     title="Differentiable Learning of Generalized Structured Matrices for Efficient Deep Neural Networks",
     authors=("Changwoo Lee", "Hun-Seok Kim"),
-    year=2024,
+    year=2023,
     url="https://arxiv.org/abs/2310.18882",
     provides={
         "GBLRLinear": "layer",
