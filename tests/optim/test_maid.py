@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperweight.optim.maid import Bilevel, Hypergradient, Solved, hypergradient, maid, solve_lower, sure_fall
+from paperweight.optim.maid import (
+    Bilevel,
+    Hypergradient,
+    Solved,
+    adaptive_descent,
+    hypergradient,
+    solve_lower,
+    sure_fall,
+)
 from paperweight.testing import FunctionSubject
 
 
@@ -84,8 +92,8 @@ CONTRACT = {
         arguments={"before": Solved(START, 1.0, 0), "after": Solved(START + 1, 0.5, 0)},
         bad={"after": (Solved(START[:2], 0.5, 0),)},
     ),
-    "maid": FunctionSubject(
-        make=lambda theta, x, work=300, **given: maid(RIDGE, theta, x, work=work, **given),
+    "adaptive_descent": FunctionSubject(
+        make=lambda theta, x, work=300, **given: adaptive_descent(RIDGE, theta, x, work=work, **given),
         arguments={"theta": THETA, "x": START},
         bad={
             "work": (0, 1.5),
@@ -197,7 +205,7 @@ def test_a_fall_by_hand_and_by_the_closed_form():
 @pytest.mark.parametrize("step", [1e-2, 1.0, 100.0])
 def test_the_exact_loss_never_rises_and_ends_near_the_least(eps, step):
     works = [50, 100, 200, 400, 800, 1_600]
-    thetas = [maid(RIDGE, THETA, START, work=work, eps=eps, delta=eps, step=step).theta for work in works]
+    thetas = [adaptive_descent(RIDGE, THETA, START, work=work, eps=eps, delta=eps, step=step).theta for work in works]
     losses = [exact_loss(theta).item() for theta in (THETA, *thetas)]
     assert all(later <= earlier for earlier, later in itertools.pairwise(losses))
     assert losses[-1] < losses[0]
@@ -216,7 +224,7 @@ def test_the_exact_loss_never_rises_and_ends_near_the_least(eps, step):
 
 
 def test_a_curved_inner_problem_is_descended_too():
-    course = maid(LOGISTIC, LOGISTIC_THETA, LOGISTIC_START, work=3_000)
+    course = adaptive_descent(LOGISTIC, LOGISTIC_THETA, LOGISTIC_START, work=3_000)
     exact = [LOGISTIC.upper(_x(LOGISTIC, theta)).item() for theta in (LOGISTIC_THETA, course.theta)]
     assert exact[1] < exact[0] - 1e-3
     assert course.losses[-1] == pytest.approx(exact[1], abs=0.05)
@@ -225,10 +233,10 @@ def test_a_curved_inner_problem_is_descended_too():
 
 
 def test_accuracy_rises_where_it_must_and_work_is_kept_to():
-    course = maid(RIDGE, THETA, START, work=500, eps=100.0, delta=100.0)
+    course = adaptive_descent(RIDGE, THETA, START, work=500, eps=100.0, delta=100.0)
     assert course.eps < 100.0
     assert course.work[-1] <= 500
-    loose = maid(RIDGE, THETA, START, work=5_000, tolerance=5.0)
+    loose = adaptive_descent(RIDGE, THETA, START, work=5_000, tolerance=5.0)
     theta = loose.theta.clone().requires_grad_()
     assert torch.autograd.grad(exact_loss(theta), theta)[0].norm() <= 5.0
     assert loose.work[-1] < 5_000
@@ -245,16 +253,18 @@ def test_one_step_written_out():
         jacobian_change=lambda theta: 0.0,
         upper_smoothness=2.0,
     )
-    course = maid(problem, torch.tensor([3.0]), torch.zeros(1), work=5, step=0.4, eps=0.1, delta=0.1)
+    course = adaptive_descent(problem, torch.tensor([3.0]), torch.zeros(1), work=5, step=0.4, eps=0.1, delta=0.1)
     # Gradient 2 (3 - 1) = 4: 3 - 0.4 * 4 = 1.4. Two gradients, one product, two gradients: 5.
     assert course.theta.item() == pytest.approx(1.4)
     assert course.work == [2, 5]
     assert course.losses == pytest.approx([4.0, 0.16])
     assert (course.step, course.eps, course.delta) == pytest.approx((0.4 * 10 / 9, 0.105, 0.105))
-    far = maid(problem, torch.tensor([3.0]), torch.zeros(1), work=9, step=1.6)
+    far = adaptive_descent(problem, torch.tensor([3.0]), torch.zeros(1), work=9, step=1.6)
     # 3 - 1.6 * 4 = -3.4 and 3 - 0.8 * 4 = -0.2 : the first is further from 1, the second nearer.
     assert far.theta.item() == pytest.approx(-0.2)
     assert far.step == pytest.approx(0.8 * 10 / 9)
     # A fall of 16 a (1 - a) is at least 0.9 * 0.9 * 16 a for a up to 0.19: 0.74 and 0.37 are too far.
-    strict = maid(problem, torch.tensor([3.0]), torch.zeros(1), work=9, step=0.74, sufficient=0.9, descent=0.9)
+    strict = adaptive_descent(
+        problem, torch.tensor([3.0]), torch.zeros(1), work=9, step=0.74, sufficient=0.9, descent=0.9
+    )
     assert strict.theta.item() == pytest.approx(3 - 4 * 0.185)

@@ -1,14 +1,14 @@
-"""Two problems, one inside the other, and the linear algebra that takes a gradient through both."""
+"""Two problems, one inside the other, what is found of them, and the linear algebra that goes through both."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-__all__ = ["Bilevel", "check_above_0", "conjugate_gradients", "gradient"]
+__all__ = ["Bilevel", "Course", "Hypergradient", "Solved", "check_above_0", "conjugate_gradients", "gradient"]
 
 
 @final
@@ -35,6 +35,34 @@ class Bilevel:
     hessian_change: Callable[[Tensor], float]
     jacobian_change: Callable[[Tensor], float]
     upper_smoothness: float
+
+
+class Solved(NamedTuple):
+    """An inner solution x, (n,), the largest distance that it has from the exact one, and the gradients it took."""
+
+    x: Tensor
+    error: float
+    work: int
+
+
+class Hypergradient(NamedTuple):
+    """The gradient by theta, (m,), the largest distance from the exact one, and the Hessian products it took."""
+
+    gradient: Tensor
+    error: float
+    work: int
+
+
+class Course(NamedTuple):
+    """Where a run ended, and the course of it: work so far and upper loss, one for each theta that it accepted."""
+
+    theta: Tensor
+    x: Tensor
+    work: list[int]
+    losses: list[float]
+    eps: float
+    delta: float
+    step: float
 
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -21,15 +21,30 @@ Deviations:
 """
 
 import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from paperweight.catalogue import Paper
-from paperweight.optim._bilevel import Bilevel, check_above_0, conjugate_gradients, gradient
+from paperweight.optim._bilevel import (
+    Bilevel,
+    Course,
+    Hypergradient,
+    Solved,
+    check_above_0,
+    conjugate_gradients,
+    gradient,
+)
 
-__all__ = ["Bilevel", "Course", "Hypergradient", "Solved", "hypergradient", "maid", "solve_lower", "sure_fall"]
+__all__ = [
+    "Bilevel",
+    "Course",
+    "Hypergradient",
+    "Solved",
+    "adaptive_descent",
+    "hypergradient",
+    "solve_lower",
+    "sure_fall",
+]
 
 PAPER = Paper(
     title=(
@@ -38,37 +53,14 @@ PAPER = Paper(
     authors=("Mohammad Sadegh Salehi", "Subhadip Mukherjee", "Lindon Roberts", "Matthias J. Ehrhardt"),
     year=2023,
     url="https://arxiv.org/abs/2308.10098",
-    provides={"maid": "function", "hypergradient": "function", "solve_lower": "function", "sure_fall": "function"},
+    provides={
+        "adaptive_descent": "function",
+        "hypergradient": "function",
+        "solve_lower": "function",
+        "sure_fall": "function",
+    },
     claim="Adaptive accuracy finds hyperparameters with less inner work than a fixed one, wherever it starts from.",
 )
-
-
-class Solved(NamedTuple):
-    """An inner solution x, (n,), the largest distance that it has from the exact one, and the gradients it took."""
-
-    x: Tensor
-    error: float
-    work: int
-
-
-class Hypergradient(NamedTuple):
-    """The gradient by theta, (m,), the largest distance from the exact one, and the Hessian products it took."""
-
-    gradient: Tensor
-    error: float
-    work: int
-
-
-class Course(NamedTuple):
-    """Where a run ended, and the course of it: work so far and upper loss, one for each theta that it accepted."""
-
-    theta: Tensor
-    x: Tensor
-    work: list[int]
-    losses: list[float]
-    eps: float
-    delta: float
-    step: float
 
 
 def solve_lower(problem: Bilevel, theta: Tensor, start: Tensor, eps: float, most: int = 100_000) -> Solved:
@@ -199,7 +191,7 @@ def sure_fall(problem: Bilevel, before: Solved, after: Solved) -> float:
     return values[0] - values[1] - sum(doubts)
 
 
-def maid(
+def adaptive_descent(
     problem: Bilevel,
     theta: Tensor,
     x: Tensor,
@@ -243,7 +235,7 @@ def maid(
         >>> square = Bilevel(lower=lambda x, theta: ((x - theta) ** 2).sum(), upper=lambda x: ((x - 1) ** 2).sum(),
         ...     convexity=lambda theta: 2.0, smoothness=lambda theta: 2.0, hessian_change=lambda theta: 0.0,
         ...     jacobian_change=lambda theta: 0.0, upper_smoothness=2.0)
-        >>> course = maid(square, torch.tensor([3.0]), torch.zeros(1), work=100, tolerance=1e-3)
+        >>> course = adaptive_descent(square, torch.tensor([3.0]), torch.zeros(1), work=100, tolerance=1e-3)
         >>> course.theta.round(decimals=2), course.losses[0]
         (tensor([1.]), 4.0)
     """

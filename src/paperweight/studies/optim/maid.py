@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paperweight.data import LabelledImages, channel_statistics, normalise
-from paperweight.optim.maid import Bilevel, hypergradient, maid, solve_lower
+from paperweight.optim.maid import Bilevel, adaptive_descent, hypergradient, solve_lower
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study
 
 _ACCURACIES = (1.0, 0.01, 0.0001)
@@ -34,7 +34,7 @@ Search = Callable[[Bilevel, Tensor, Tensor, int, float, float], Tensor]
 
 
 def _adaptive(problem: Bilevel, theta: Tensor, x: Tensor, work: int, eps: float, step: float) -> Tensor:
-    return maid(problem, theta, x, work=work, eps=eps, delta=eps, step=step).theta
+    return adaptive_descent(problem, theta, x, work=work, eps=eps, delta=eps, step=step).theta
 
 
 def _fixed(
