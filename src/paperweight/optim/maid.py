@@ -21,6 +21,7 @@ Deviations:
 """
 
 import math
+
 import torch
 from torch import Tensor
 
