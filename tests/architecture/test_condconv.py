@@ -213,3 +213,12 @@ def test_a_choice_is_kept_to_and_what_is_frozen_stays_frozen():
     for network in (reflecting, MLP((1, 8, 8), 3)):
         with pytest.raises(ValueError, match="model must hold a convolution padded by zeros of more than 3 channels"):
             condition_convolutions(network)
+
+
+def test_a_convolution_that_does_more_is_not_replaced():
+    class Doubled(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), Doubled(4, 4, 1))
+    assert [type(part).__name__ for part in condition_convolutions(model)] == ["CondConv2d", "Doubled"]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -289,7 +290,7 @@ def test_a_grey_bank_is_put_on_each_channel_and_groups_are_refused():
     conv = init_conv_(convolution(channels=3).double(), dct_bank(3, 2))
     assert torch.equal(conv.weight[1, 0], conv.weight[1, 2])
     assert torch.cosine_similarity(conv.weight[1, 0].flatten(), dct_bank(3, 2)[1].flatten().double(), dim=0) > 0.999999
-    with pytest.raises(ValueError, match="conv must be without groups, got 2"):
+    with pytest.raises(ValueError, match="conv must be without groups and parametrizations"):
         init_conv_(convolution(channels=4, filters=4, groups=2), normal(4, 2, 2, 2))
 
 
@@ -297,10 +298,32 @@ def test_a_grey_bank_is_put_on_each_channel_and_groups_are_refused():
 def test_the_recipe_changes_the_first_convolution_alone_where_it_fits(build, reason):
     torch.manual_seed(0)
     model = build((1, 8, 8), 3)
-    assert reason in RECIPE.fits(model, None)
-    assert bool(RECIPE.fits(model, None)) is bool(reason)
+    data = SimpleNamespace(train=SimpleNamespace(images=normal(2, 1, 8, 8)))
+    assert reason in RECIPE.fits(model, data)
+    assert bool(RECIPE.fits(model, data)) is bool(reason)
     if not reason:
         before = copy.deepcopy(model.state_dict())
         RECIPE.pretraining(model, normal(30, 1, 8, 8), 10, seeded())
         changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
         assert changed == ["body.0.weight"]
+
+
+def test_centroids_do_not_start_from_patches_of_one_value():
+    flat = torch.ones(50, 1, 2, 2)
+    uneven = normal(6, 1, 2, 2)
+    for seed in range(5):
+        found = kmeans_filters(torch.cat([flat, uneven]), 6, generator=seeded(seed))
+        torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(6))
+    with pytest.raises(ValueError, match="count must be a whole number from 1 to 6, got 7"):
+        kmeans_filters(torch.cat([flat, uneven]), 7, generator=seeded())
+
+
+def test_a_parametrized_convolution_is_refused():
+    conv = nn.utils.parametrizations.weight_norm(convolution())
+    with pytest.raises(ValueError, match="conv must be without groups and parametrizations"):
+        init_conv_(conv, normal(3, 2, 2, 2))
+    data = SimpleNamespace(train=SimpleNamespace(images=normal(2, 1, 8, 8)))
+    wrapped = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3)), nn.Flatten(), nn.Linear(144, 2))
+    assert "first convolution" in RECIPE.fits(wrapped, data)
+    small = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(16, 2))
+    assert "not smaller than its filters" in RECIPE.fits(small, data)

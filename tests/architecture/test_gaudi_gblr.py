@@ -1,6 +1,7 @@
 """Masks against loops over entries and finite differences, layers against sums of blocks, and the step to a budget."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from paperweight.architecture.gaudi_gblr import (
     structure_linears,
 )
 from paperweight.nets import MLP, LeNet, ResNet
+from paperweight.studies.architecture.gaudi_gblr import RECIPE
 from paperweight.testing import FunctionSubject, LayerSubject
 
 
@@ -295,3 +297,14 @@ def test_structure_is_found_by_gradients():
         proximal_step(layer, 0.001, budget=0.03)
     assert (layer.eval()(torch.eye(20)).T - target).square().sum() < 0.02 * target.square().sum()
     assert layer.multiplications < 18
+
+
+def test_frozen_widths_do_not_shrink_and_a_network_that_reads_weights_does_not_fit():
+    layer = GBLRLinear(8, 8, rank=4)
+    layer.row_widths.requires_grad_(False)
+    proximal_step(layer, 0.25, budget=0.1)
+    assert (layer.row_widths == 1).all()
+    assert (layer.column_widths == 0.75).all()
+    data = SimpleNamespace(train=SimpleNamespace(images=torch.zeros(2, 5, 32)))
+    model = nn.Sequential(nn.TransformerEncoderLayer(32, 2, 64, batch_first=True), nn.Flatten(), nn.Linear(160, 3))
+    assert "must call its linear layers" in RECIPE.fits(model, data)

@@ -254,3 +254,19 @@ def test_grey_images_have_channels_that_are_alike():
     assert torch.equal(images, images[:, :1].expand(-1, 3, -1, -1))
     expected = part.images.mean(dim=1)
     torch.testing.assert_close(images[:, 0], (expected - expected.mean()) / expected.std(correction=0))
+
+
+def test_the_head_sees_what_the_place_gives_before_an_activation_changes_it_in_place():
+    seen: list[Tensor] = []
+
+    class Watching(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            seen.append(input.detach().clone())
+            return super().forward(input)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
+    head = Watching(8, 2)
+    sgd, head_sgd = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model, head))
+    FeatureSieve(model, sgd, "0", head, head_sgd, forget_every=1).step(torch.randn(16, 4), torch.arange(16) % 2)
+    assert all(features.min() < 0 for features in seen)

@@ -331,3 +331,18 @@ def test_the_recipe_says_where_it_does_not_fit(model, reason):
     assert reason in RECIPE.fits(model, data)
     assert bool(RECIPE.fits(model, data)) is bool(reason)
     assert all(map(torch.equal, state.values(), model.state_dict().values()))
+
+
+def test_a_network_that_does_more_than_call_its_layers_is_refused_at_the_first_batch():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            plain = resnet()
+            self.body, self.head = plain.body, plain.head
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body((x - 25) / 3))
+
+    model = AugLocal(Scaled(), 3)
+    with pytest.raises(InputError, match="call its layers in order and do nothing else, Scaled does"):
+        model(normal(4, 1, 8, 8).float())

@@ -183,3 +183,8 @@ class TestRecipe:
             (28, 28),
             (28, 28),
         ]
+
+
+def test_what_is_no_batch_of_images_is_refused_in_train_mode():
+    with pytest.raises(ValueError, match=r"images must have shape \(N, C, H, W\), got \(16, 64\)"):
+        EfficientTrain(nn.Linear(64, 2), steps=10)(torch.zeros(16, 64))

@@ -217,3 +217,15 @@ def test_blocks_are_of_nearly_equal_size_so_that_none_is_a_lone_example():
     )
     training.step()
     assert int(model[2].num_batches_tracked) == 3
+
+
+@pytest.mark.parametrize(
+    "part",
+    [nn.MultiheadAttention(4, 2, dropout=0.3), nn.LSTM(4, 4, num_layers=2, dropout=0.3)],
+    ids=["attention", "lstm"],
+)
+def test_dropout_inside_attention_and_recurrent_layers_is_seen(part):
+    model = nn.ModuleDict({"part": part})
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="must have no dropout where alpha is above 0, got 'part'"):
+        FullBatchTraining(model, sgd, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))

@@ -244,3 +244,18 @@ def test_what_is_no_chain_of_residual_blocks_is_refused_and_the_recipe_says_so()
     assert "must end in a torch.nn.Linear" in RECIPE.fits(nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()), data)
     surgery = partial(RECIPE.surgery, resnet())
     assert len(surgery().auxiliaries) == 3
+
+
+def test_a_network_that_does_more_than_call_its_layers_is_refused_at_the_first_batch():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            plain = resnet()
+            self.body, self.head = plain.body, plain.head
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body((x - 25) / 3))
+
+    model = MomentumAuxiliaryNetwork(Scaled(), 3)
+    with pytest.raises(InputError, match="call its layers in order and do nothing else, Scaled does"):
+        model(normal(4, 1, 8, 8).float())

@@ -247,7 +247,7 @@ def test_a_policy_learns_to_leave_uncovered_what_the_class_is_told_by():
 
 def test_inputs_that_are_no_images_are_refused():
     training = made(nn.Linear(16, 3), generator=seeded())
-    with pytest.raises(ValueError, match=r"inputs must be images \(B, C, H, W\), got shape \(6, 16\)"):
+    with pytest.raises(ValueError, match=r"inputs must be floating images .* of shape \(6, 16\)"):
         training.step(torch.zeros(6, 16), torch.zeros(6, dtype=torch.int64))
 
 
@@ -310,3 +310,17 @@ def test_the_recipe_ends_on_clean_images_and_leaves_the_global_stream_alone():
     for _ in range(5):
         assert training.step().isfinite()
     assert seen == [False] * 8 + [True] * 2
+
+
+def test_whole_numbers_are_no_images_and_gradients_of_a_policy_that_nothing_steps_do_not_pile_up():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    policy = MaskPolicy(nn.Flatten(), features=64, grid=4)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = PolicyNoiseMask(model, sgd, policy, kernel=1, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"inputs must be floating images .* got torch\.uint8"):
+        training.step(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) % 2)
+    sizes = []
+    for _ in range(40):
+        training.step(torch.ones(8, 1, 8, 8), torch.arange(8) % 2)
+        sizes.append(max(p.grad.abs().max().item() for p in policy.parameters() if p.grad is not None))
+    assert max(sizes[20:]) < 5 * max(sizes[:20])

@@ -361,3 +361,27 @@ def test_the_recipe_deepens_any_network_with_convolutions_and_says_where_there_a
     torch.testing.assert_close(model(x), before)
     assert model.expansions(capacity=2) == []
     assert len(model.expansions(capacity=3)) == sum(isinstance(part, nn.Conv2d) for part in plain.modules())
+
+
+def test_state_is_refused_where_the_optimizer_was_made_before_the_model_was_loaded():
+    draw = torch.Generator().manual_seed(0)
+    data = torch.rand(20, 1, 4, 4, generator=draw), torch.arange(20) % 2
+
+    def made(model: SelfExpandingCNN) -> SelfExpansion:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        return SelfExpansion(model, optimizer, *data, tau=0.0, cooldown=1, generator=torch.Generator().manual_seed(1))
+
+    grown = made(SelfExpandingCNN((1, 4, 4), 2, channels=(2,)))
+    for _ in range(2):
+        grown.step()
+    assert grown.expanded
+    early = made(SelfExpandingCNN((1, 4, 4), 2, channels=(2,)))
+    early.model.load_state_dict(grown.model.state_dict())
+    with pytest.raises(ValueError, match="make it after the model has been loaded"):
+        early.load_state_dict(grown.state_dict())
+    late = SelfExpandingCNN((1, 4, 4), 2, channels=(2,))
+    late.load_state_dict(grown.model.state_dict())
+    resumed = made(late)
+    resumed.load_state_dict(copy.deepcopy(grown.state_dict()))
+    assert torch.equal(resumed.step(), grown.step())
+    assert all(map(torch.equal, resumed.model.state_dict().values(), grown.model.state_dict().values()))

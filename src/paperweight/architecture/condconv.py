@@ -293,7 +293,7 @@ def condition_convolutions(
 
     return replace_modules(
         model,
-        lambda name, part: isinstance(part, nn.Conv2d) and part.padding_mode == "zeros" and replaced(name, part),
+        lambda name, part: type(part) is nn.Conv2d and part.padding_mode == "zeros" and replaced(name, part),
         build,
         wanted="a convolution padded by zeros of more than 3 channels, or of those chosen",
     )

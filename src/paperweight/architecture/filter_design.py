@@ -24,6 +24,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from paperweight.architecture._rows import centred, check_whole, flat_patches, unit
 from paperweight.catalogue import Paper
@@ -113,7 +114,7 @@ def random_patches(images: Tensor, count: int, side: int, *, generator: torch.Ge
     Args:
         images: Images, floating, (N, C, H, W), N at least 1.
         count: Number of patches, at least 1.
-        side: Side of a patch in pixels, from 1 to the smaller of H and W.
+        side: Side of a patch, from 1 to the smaller of H and W.
         generator: Source of the draws, on the CPU.
 
     Returns:
@@ -182,11 +183,10 @@ def kmeans_filters(
     those that give of a patch what a centroid gives of the whitened one, W d.
 
     Args:
-        patches: Patches, floating, (P, C, k, k), P at least ``count``.
+        patches: Patches, floating, (P, C, k, k), of which at least ``count`` are not of one value.
         count: Number of filters, at least 1.
         iterations: Number of iterations, at least 1.
-        whiten: Share of the mean variance that is added to each variance before patches are whitened, above 0; with
-            None they are not.
+        whiten: Share of the mean variance added to each before patches are whitened, above 0; None does not whiten.
         generator: Chooses the patches from which the centroids start, on the CPU.
 
     Returns:
@@ -201,7 +201,8 @@ def kmeans_filters(
         torch.Size([2, 1, 2, 2])
     """
     flat = flat_patches(patches)
-    check_whole("count", count, largest=len(flat))
+    uneven = flat.norm(dim=1).nonzero().flatten()
+    check_whole("count", count, largest=len(uneven))
     check_whole("iterations", iterations)
     if whiten is not None and not 0 < whiten < math.inf:
         raise ValueError(f"whiten must be finite and above 0, or None, got {whiten}")
@@ -211,8 +212,8 @@ def kmeans_filters(
         scales = (values.clamp_min(0) + whiten * values.mean().clamp_min(1e-12)).sqrt()
         whitening = vectors / scales @ vectors.T
         flat = flat @ whitening
-    start = torch.randperm(len(flat), generator=generator)[:count].to(flat.device)
-    centroids = unit(flat[start])
+    start = torch.randperm(len(uneven), generator=generator)[:count].to(flat.device)
+    centroids = unit(flat[uneven[start]])
     for _ in range(iterations):
         products = flat @ centroids.T
         nearest = products.abs().argmax(dim=1)
@@ -234,8 +235,8 @@ def hebbian_filters(
         patches: Patches, floating, (P, C, k, k), P at least 1.
         count: Number of filters, from 1 to C k^2.
         lr: Learning rate, above 0 and below 1.
-        passes: How often each patch is seen, each time in a new order.
-        generator: Source of the order and of the initial filters, on the CPU.
+        passes: How often each patch is seen, in a new order each time.
+        generator: Source of order and initial filters, on the CPU.
 
     Returns:
         The filters, (count, C, k, k), about of length 1.
@@ -269,23 +270,22 @@ def init_conv_(conv: nn.Conv2d, bank: Tensor) -> nn.Conv2d:
 
     Args:
         conv: A convolution without groups. Filters beyond those of the bank stay as they are, and so does its bias.
-        bank: Filters, (n, C, k, k') or (n, 1, k, k'), none of them 0; those of one channel are put on each. Filters
-            that are more than the convolution has are left out.
+        bank: Filters, (n, C, k, k') or (n, 1, k, k'), none of them 0; those of one channel are put on each.
 
     Returns:
         The convolution.
 
     Raises:
-        ValueError: If ``conv`` has groups, or ``bank`` is not as above.
+        ValueError: If ``conv`` has groups or a parametrization, or ``bank`` is not as above.
 
     Example:
         >>> conv = init_conv_(nn.Conv2d(3, 8, 5), dct_bank(8, 5))
         >>> conv.weight[0].std() < 1e-6
         tensor(True)
     """
+    if conv.groups != 1 or is_parametrized(conv):
+        raise ValueError(f"conv must be without groups and parametrizations, got {conv}")
     kernel = conv.weight
-    if conv.groups != 1:
-        raise ValueError(f"conv must be without groups, got {conv.groups}")
     if bank.ndim != 4 or bank.shape[1] not in (1, kernel.shape[1]) or bank.shape[2:] != kernel.shape[2:]:
         raise ValueError(
             f"bank must have shape (n, {kernel.shape[1]}, {kernel.shape[2]}, {kernel.shape[3]}), or one channel, "

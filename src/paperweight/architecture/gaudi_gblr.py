@@ -172,7 +172,8 @@ def proximal_step(model: nn.Module, threshold: float, budget: float) -> float:
     threshold of 0 once the multiplications are within the budget.
 
     Args:
-        model: Holds `GBLRLinear` layers, changed in place.
+        model: Holds `GBLRLinear` layers, changed in place; what is frozen stays. Half formats are too coarse for steps
+            of a thousandth.
         threshold: The paper's learning rate times weight of the penalty, finite and at least 0.
         budget: Multiplications of these layers as a share of those of dense ones, above 0.
 
@@ -195,7 +196,8 @@ def proximal_step(model: nn.Module, threshold: float, budget: float) -> float:
     amount = threshold if _share(layers) > budget else 0.0
     for layer in layers:
         for widths in (layer.row_widths, layer.column_widths):
-            widths.copy_((widths - amount).clamp(0, 1))
+            if widths.requires_grad:
+                widths.copy_((widths - amount).clamp(0, 1))
     return _share(layers).item()
 
 

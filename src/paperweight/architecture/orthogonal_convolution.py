@@ -176,10 +176,12 @@ def isometry_bound(kernel: Tensor, stride: Pair = 1) -> float:
         >>> isometry_bound(torch.eye(3)[:, :, None, None])
         0.0
     """
-    loss = max(0.0, orthogonality_loss(kernel.detach(), stride).item())
-    shifts = math.prod(
-        2 * ((side - 1) // step) + 1 for side, step in zip(kernel.shape[2:], _pair("stride", stride), strict=True)
-    )
+    _check_kernel(kernel)
+    strides = _pair("stride", stride)
+    loss = max(0.0, orthogonality_loss(kernel.detach().double(), strides).item())
+    if kernel.shape[0] > kernel.shape[1] * strides[0] * strides[1]:
+        loss += 8 * torch.finfo(torch.float64).eps * kernel.shape[0]  # of the difference of two numbers of this size
+    shifts = math.prod(2 * ((side - 1) // step) + 1 for side, step in zip(kernel.shape[2:], strides, strict=True))
     return math.sqrt(shifts * loss)
 
 

@@ -163,7 +163,7 @@ class FeatureSieve:
     def _pass(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Give the logits and the features."""
         seen: list[Tensor] = []
-        hook = self.model.get_submodule(self.place).register_forward_hook(lambda *call: seen.append(call[2]))
+        hook = self.model.get_submodule(self.place).register_forward_hook(lambda *call: seen.append(call[2].clone()))
         try:
             logits = self.model(inputs)
         finally:

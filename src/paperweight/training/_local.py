@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperweight.errors import InputError
+from paperweight.nets import evaluating
 
 __all__ = [
     "Objective",
     "Scores",
     "check_count",
+    "check_order",
     "isolated",
     "joined",
     "objectives",
@@ -88,6 +90,21 @@ def joined(layers: Sequence[nn.Sequential], parts: int | None) -> list[nn.Sequen
     ends = part_ends(len(layers), parts)
     groups = [layers[start + 1 : end + 1] for start, end in pairwise([-1, *ends])]
     return [nn.Sequential(*(module for layer in group for module in layer)) for group in groups]
+
+
+@torch.no_grad()
+def check_order(model: nn.Module, parts: Sequence[nn.Module], x: Tensor) -> None:
+    """Check on one example that a network does what its parts do one after the other.
+
+    Raises:
+        InputError: If it does more, or in another order, which training by parts would skip.
+    """
+    with evaluating(model):
+        if not torch.equal(nn.Sequential(*parts)(x[:1]), model(x[:1])):
+            raise InputError(
+                f"model must call its layers in order and do nothing else, {type(model).__name__} does; build it as a "
+                "torch.nn.Sequential"
+            )
 
 
 def isolated(parts: Sequence[nn.Module], auxiliaries: Iterable[Scores], x: Tensor) -> tuple[Tensor, ...]:

@@ -31,6 +31,7 @@ from paperweight.errors import InputError
 from paperweight.training._local import (
     Objective,
     check_count,
+    check_order,
     isolated,
     joined,
     objectives,
@@ -185,7 +186,7 @@ class AugLocal(nn.Module):
 
     Raises:
         ValueError: If an argument is outside its range.
-        InputError: If the model is no such chain.
+        InputError: If the model is no such chain, or, at the first batch, does more than the chain.
 
     Example:
         >>> from paperweight.nets import ResNet
@@ -221,6 +222,7 @@ class AugLocal(nn.Module):
         self.parts = parts
         self.choose = choose
         self.generator = generator
+        self._in_order = False
         with seeded_by(generator):
             auxiliaries = [
                 _auxiliary([widths[at] for at in _chosen(choose, end, len(layers), depth)], classes, depth == 1)
@@ -246,4 +248,10 @@ class AugLocal(nn.Module):
             In train mode those of each auxiliary network and last of the network, in eval mode the network's alone,
             (N, classes).
         """
-        return isolated(self.local_parts(), self.auxiliaries, x) if self.training else self.model(x)
+        if not self.training:
+            return self.model(x)
+        parts = self.local_parts()
+        if not self._in_order:
+            check_order(self.model, parts, x)
+            self._in_order = True
+        return isolated(parts, self.auxiliaries, x)

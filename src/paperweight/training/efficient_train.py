@@ -202,6 +202,8 @@ class EfficientTrain(nn.Module):
         """
         if not self.training:
             return self.model(images)
+        if images.ndim != 4:
+            raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
         output = self.model(low_frequency_crop(images, self.size(*images.shape[-2:])))
         self.passes += torch.is_grad_enabled()
         return output

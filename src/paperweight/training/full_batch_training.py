@@ -103,8 +103,12 @@ def _gradient(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tuple
 
 
 def _dropouts(model: nn.Module) -> list[str]:
-    parts = model.named_modules()
-    return [name for name, part in parts if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0]
+    def share(part: nn.Module) -> float:
+        if isinstance(part, nn.modules.dropout._DropoutNd):
+            return part.p
+        return part.dropout if isinstance(part, nn.MultiheadAttention | nn.RNNBase) else 0.0
+
+    return [name for name, part in model.named_modules() if share(part) > 0]
 
 
 def _check_at_least_0(name: str, value: float) -> None:

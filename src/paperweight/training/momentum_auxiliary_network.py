@@ -34,6 +34,7 @@ from paperweight.training._local import (
     Objective,
     Scores,
     check_count,
+    check_order,
     isolated,
     joined,
     objectives,
@@ -144,7 +145,7 @@ class MomentumAuxiliaryNetwork(nn.Module):
 
     Raises:
         ValueError: If an argument is outside its range.
-        InputError: If the model is no such chain.
+        InputError: If the model is no such chain, or, at the first batch, does more than the chain.
 
     Example:
         >>> from paperweight.nets import ResNet
@@ -180,6 +181,7 @@ class MomentumAuxiliaryNetwork(nn.Module):
         self.bias = bias
         self.hidden = hidden
         self.generator = generator
+        self._in_order = False
 
         def auxiliary(end: int) -> _Auxiliary:
             following = layers[end + 1][0]
@@ -215,6 +217,9 @@ class MomentumAuxiliaryNetwork(nn.Module):
         if not self.training:
             return self.model(x)
         parts = self.local_parts()
+        if not self._in_order:
+            check_order(self.model, parts, x)
+            self._in_order = True
         return isolated(parts, self._scores(parts), x)
 
     def _scores(self, parts: list[nn.Sequential]) -> list[Scores]:
@@ -233,4 +238,4 @@ class MomentumAuxiliaryNetwork(nn.Module):
     @torch.no_grad()
     def _follow(self, average: nn.Module, layer: nn.Module) -> None:
         for mean, weight in zip(average.parameters(), layer.parameters(), strict=True):
-            mean.copy_(momentum_average(mean, weight, self.momentum))
+            mean.requires_grad_(False).copy_(momentum_average(mean, weight, self.momentum))

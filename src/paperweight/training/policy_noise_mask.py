@@ -184,7 +184,7 @@ class PolicyNoiseMask:
         optimizer: Holds the model's parameters; steps without a closure. The paper has SGD, rate 0.1, momentum 0.9.
         policy: Maps images to the logarithms of both parameters of Beta distributions, (N, grid^2) each, such as a
             `MaskPolicy`; None for no masks.
-        policy_optimizer: Holds the policy's parameters; None leaves them as they are.
+        policy_optimizer: Holds the policy's parameters; None leaves these as they are, though not running means.
         objective: "summed_density", which is the authors', or "score", the policy gradient.
         kernel: Pixels a side of the blur, odd; 13 in the paper, for images of 224 pixels. 1 for no blur.
         sigma: Standard deviation of the blur in pixels, finite and above 0; 6 in the paper.
@@ -244,8 +244,9 @@ class PolicyNoiseMask:
             ValueError: If the inputs are no images, or the policy does not give two tensors of a square number of cells
                 for each.
         """
-        if inputs.ndim != 4:
-            raise ValueError(f"inputs must be images (B, C, H, W), got shape {tuple(inputs.shape)}; unflatten them")
+        if inputs.ndim != 4 or not inputs.is_floating_point():
+            given = f"got {inputs.dtype} of shape {tuple(inputs.shape)}"
+            raise ValueError(f"inputs must be floating images (B, C, H, W), {given}; unflatten them")
         self.model.train()
         optimizers = [self.optimizer, *([self.policy_optimizer] if self.policy_optimizer else [])]
         if self.policy is None:
@@ -260,6 +261,8 @@ class PolicyNoiseMask:
             value = _OBJECTIVES[self.objective](mask_log_density(mask, log_alpha, log_beta), losses)
         for optimizer in optimizers:
             optimizer.zero_grad()
+        if self.policy is not None:
+            self.policy.zero_grad()
         value.backward()
         for optimizer in optimizers:
             optimizer.step()

@@ -54,7 +54,7 @@ def natural_expansion_score(model: nn.Module, inputs: Tensor, labels: Tensor, da
     """Compute g F^-1 g, with the diagonal of the empirical Fisher matrix: sum of mean(a)^2 / (mean(a^2) + damping).
 
     The sum is over parameters that are trained, a being the gradients of the cross-entropies of single samples, in eval
-    mode. Each parameter gives at most 1.
+    mode, all held at once: samples times parameters. Each parameter gives at most 1.
 
     Args:
         model: A classifier; it stays as it was.
@@ -163,9 +163,7 @@ class SelfExpansion:
                 raise ValueError(f"{name} must be finite and at least 0, got {value}")
         _check_damping(damping)
         _check_samples(inputs, labels)
-        held = [p for group in optimizer.param_groups for p in group["params"]]
-        if len(optimizer.param_groups) > 1 or set(held) != set(_trained(model)):
-            raise ValueError("optimizer must hold the parameters of the model that are trained, in one group")
+        _check_held(model, optimizer)
         self.model = model
         self.optimizer = optimizer
         self.inputs = inputs
@@ -247,7 +245,12 @@ class SelfExpansion:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave, of a model that has its weights already."""
+        """Take up what `state_dict` gave, with a model that had its weights before the optimizer was made.
+
+        Raises:
+            ValueError: If the optimizer holds parameters that the model had before it was loaded.
+        """
+        _check_held(self.model, self.optimizer)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.epoch = state_dict["epoch"]
         self.expanded = [(epoch, Expansion(*expansion)) for epoch, expansion in state_dict["expanded"]]
@@ -256,6 +259,15 @@ class SelfExpansion:
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _check_held(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if len(optimizer.param_groups) > 1 or set(held) != set(_trained(model)):
+        raise ValueError(
+            "optimizer must hold the parameters of the model that are trained, in one group; make it after the model "
+            "has been loaded"
+        )
 
 
 def _check_damping(damping: float) -> None:

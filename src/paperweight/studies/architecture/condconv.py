@@ -77,7 +77,8 @@ STUDY = Study(
         "Small images, the same 4,000 to test on for every seed, one replaced convolution of a small network, a few "
         "hundred steps without augmentation: nothing follows for deep networks, or for many images, which more "
         "numbers to learn ask for. A plain network of as many numbers, which would be wider and slower, is not among "
-        "the arms. Twelve pairs could not decide, and twelve more were weighed."
+        "the arms. Twelve pairs could not decide, and twelve more were weighed. Multiplications of experts mixed alike "
+        "for all examples count the mixing, which is none after training."
     ),
     seeds=24,
 )

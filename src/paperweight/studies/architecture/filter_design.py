@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import AdamW
 
 from paperweight.architecture.filter_design import (
@@ -71,15 +72,22 @@ def _orthonormal(conv: nn.Conv2d, images: Tensor, draw: torch.Generator) -> Tens
     return nn.init.orthogonal_(torch.empty(conv.weight.shape), generator=draw)
 
 
+def _seen(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Give what the first convolution sees of some images, at each call."""
+    seen: list[Tensor] = []
+    hook = _convolutions(model)[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        with evaluating(model), torch.no_grad():
+            model(images)
+    finally:
+        hook.remove()
+    return seen
+
+
 def _start_from(bank: Bank, model: nn.Module, images: Tensor, draw: torch.Generator) -> nn.Conv2d:
     """Have the first convolution start from a bank that is made of what it sees of some images."""
     first = _convolutions(model)[0]
-    seen: list[Tensor] = []
-    hook = first.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    with evaluating(model), torch.no_grad():
-        model(images[:_IMAGES])
-    hook.remove()
-    return init_conv_(first, bank(first, seen[0], draw))
+    return init_conv_(first, bank(first, _seen(model, images[:_IMAGES])[0], draw))
 
 
 def _begin(model: nn.Module, inputs: Tensor, steps: int, generator: torch.Generator) -> None:
@@ -90,8 +98,12 @@ def _fits(model: nn.Module, data: Splits) -> str:
     if not _convolutions(model):
         return "the network has no two-dimensional convolution"
     first = _convolutions(model)[0]
-    if first.groups != 1 or first.kernel_size[0] != first.kernel_size[1] or first.kernel_size[0] < 3:
-        return "the network's first convolution must be square, of at least 3 pixels a side, without groups"
+    side = first.kernel_size[0]
+    if first.groups != 1 or side != first.kernel_size[1] or side < 3 or is_parametrized(first):
+        return "the network's first convolution must be square, 3 pixels or more a side, and have no groups"
+    given = _seen(model, data.train.images[:2])
+    if not given or min(given[0].shape[2:]) < side:
+        return "the network's first convolution must be called on images that are not smaller than its filters"
     return ""
 
 

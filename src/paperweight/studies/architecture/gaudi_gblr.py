@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from paperweight.architecture.gaudi_gblr import GBLRLinear, proximal_step, structure_linears
+from paperweight.data import Splits
+from paperweight.errors import InputError
 from paperweight.loops import tune, warmed_cosine
-from paperweight.nets import MLP, count_parameters, halved
+from paperweight.nets import MLP, count_parameters, evaluating, halved
 from paperweight.studies import (
     ACCURACY,
     TEST_LOSS,
@@ -73,11 +75,25 @@ def _before_each_call(model: nn.Module, _: Tensor, steps: int, __: torch.Generat
     model.register_forward_pre_hook(follow)
 
 
+def _fits(model: nn.Module, data: Splits) -> str:
+    """Say why structured layers cannot stand in a network, and nothing where they can."""
+    try:
+        changed = structure_linears(model)
+        with evaluating(changed), torch.no_grad():
+            changed(data.train.images[:2])
+    except InputError as error:
+        return str(error)
+    except Exception:  # what a network does with its layers beside calling them is its own
+        return f"{type(model).__name__} must call its linear layers, and not read their weights"
+    return ""
+
+
 RECIPE = Recipe(
     words="hidden linear layers as blocks of learned places and sizes, shrunk to a tenth of their multiplications",
     line="model = structure_linears(model, 0.5); after each step: proximal_step(model, 2 / steps, budget=0.1)",
     surgery=partial(structure_linears, start=0.5, sigma=1.0),
     pretraining=_before_each_call,
+    fits=_fits,
 )
 
 STUDY = Study(

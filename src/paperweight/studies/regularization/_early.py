@@ -62,6 +62,8 @@ def has_two_layers(model: nn.Module, data: Splits) -> str:
         early_place(model, data.train.images[:2])
     except InputError as error:
         return str(error)
+    except Exception:  # what a network raises is its own
+        return f"{type(model).__name__} must take two images at once, with its layers built"
     return ""
 
 

@@ -154,7 +154,8 @@ STUDY = Study(
         "Small images, one small network, one shortcut that a mean over pixels tells at once: nothing follows for "
         "shortcuts that are less simple than what they hide, or for networks that are trained before. The rate, the "
         "head and the steps between are not tuned; the rate and the share of right colours were chosen on other seeds, "
-        "so that plain training is at its best rate and has something to lose."
+        "so that plain training is at its best rate and has something to lose. The untrained head, which does better "
+        "than the one that learns, chose the highest rate in 4 of 8 seeds, so that it may do better still."
     ),
 )
 

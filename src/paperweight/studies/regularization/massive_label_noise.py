@@ -3,7 +3,7 @@
 A network of one hidden layer learns easy characters by AdamW in batches of 256. Each of 6,000 images has its right
 label, and in the noisy arms stands ten times more in the training set with a random one; validation images likewise,
 since whoever has wrong labels has them in both. Test labels are right. Each arm has its own rate. The paper has 60,000
-images of digits and a hundred random labels for each: as many right labels for each random one as here.
+images of digits and a hundred random labels for each; here both are ten times fewer.
 
 What it can show: what noise costs beside the right labels alone. A loss of more than five points of test accuracy would
 refute that the network is robust to it here. Three controls say what the loss is due to. Training on the expected

@@ -73,6 +73,8 @@ def _fits(model: nn.Module, data: Splits) -> str:
             _supervised(copy.deepcopy(model)).train()(data.train.images[:2])
     except ValueError as error:
         return str(error)
+    except Exception:  # what a network raises is its own
+        return f"{type(model).__name__} must take two images at once, with its layers built, and call those that it has"
     return ""
 
 
