@@ -135,6 +135,7 @@ def test_waves_are_even_and_odd_and_turn():
     assert torch.allclose(turned[::2], bank[::2], atol=1e-6)
     assert torch.allclose(turned[1::2], -bank[1::2], atol=1e-6)
     torch.testing.assert_close(bank.flatten(1).norm(dim=1), torch.ones(8))
+    assert bank.mean(dim=(1, 2)).abs().max() < 1e-6
     # The first wave runs along rows, the third, a quarter of a turn on with the same length, along columns.
     assert torch.allclose(bank[4], bank[0].T, atol=1e-6)
     along, across = bank[1].diff(dim=1).abs().sum(), bank[1].diff(dim=0).abs().sum()

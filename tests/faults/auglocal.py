@@ -26,7 +26,7 @@ FAULTS = (
         'nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")',
         "pass",
     ),
-    Fault("auxiliaries in eval mode", "if self.training else self.model(x)", "if True else self.model(x)"),
+    Fault("auxiliaries in eval mode", "        if not self.training:\n            return self.model(x)\n", ""),
     Fault("gradients go through", "        x = x.detach()\n", "", part="_local"),
     Fault(
         "the last part's input without its layers",

@@ -41,5 +41,5 @@ FAULTS = (
     Fault("filters of length 1", "turned * kernel[:count].flatten(1).norm(dim=1)[:, None, None, None]", "turned"),
     Fault("filters as they come", "turned = unit(", "turned = ("),
     Fault("a copy is changed", "kernel[:count] =", "kernel.clone()[:count] ="),
-    Fault("groups accepted", "if conv.groups != 1:", "if False:"),
+    Fault("groups accepted", "if conv.groups != 1 or is_parametrized(conv):", "if is_parametrized(conv):"),
 )

@@ -36,6 +36,6 @@ FAULTS = (
     ),
     Fault("in eval mode", "self.model.train()", "self.model.eval()"),
     Fault("optimizer outside the state", '        self.optimizer.load_state_dict(state_dict["optimizer"])\n', ""),
-    Fault("dropout of no share refused", "and part.p > 0]", "]"),
+    Fault("dropout of no share refused", "if share(part) > 0]", "if share(part) > 0 or isinstance(part, nn.Dropout)]"),
     Fault("frozen parameters move", "if p.requires_grad]", "if p.requires_grad_()]"),
 )

@@ -259,3 +259,13 @@ def test_a_network_that_does_more_than_call_its_layers_is_refused_at_the_first_b
     model = MomentumAuxiliaryNetwork(Scaled(), 3)
     with pytest.raises(InputError, match="call its layers in order and do nothing else, Scaled does"):
         model(normal(4, 1, 8, 8).float())
+
+
+def test_averages_are_frozen_from_the_beginning_and_again_after_everything_was_unfrozen():
+    model = MomentumAuxiliaryNetwork(resnet(), 3)
+    averages = [p for name, p in model.named_parameters() if ".average." in name]
+    assert averages
+    assert not any(p.requires_grad for p in averages)
+    model.requires_grad_(True)
+    model(normal(4, 1, 8, 8).float())
+    assert not any(p.requires_grad for p in averages)
