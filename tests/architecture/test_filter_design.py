@@ -69,14 +69,14 @@ CONTRACT = {
         make=pca_filters, arguments={"patches": PATCHES, "count": 3}, bad={"patches": UNFIT, "count": (0, 19, 1.5)}
     ),
     "kmeans_filters": FunctionSubject(
-        make=lambda patches, count, iterations=3, whiten=0.1, seed=0: kmeans_filters(
-            patches, count, iterations, whiten, generator=seeded(seed)
+        make=lambda patches, count, steps=3, whiten=0.1, seed=0: kmeans_filters(
+            patches, count, steps, whiten, generator=seeded(seed)
         ),
         arguments={"patches": PATCHES, "count": 3},
         bad={
             "patches": UNFIT,
             "count": (0, 13, 1.5),
-            "iterations": (0, 1.5),
+            "steps": (0, 1.5),
             "whiten": (0.0, -1.0, math.inf, math.nan),
         },
     ),
@@ -203,7 +203,7 @@ def test_one_iteration_by_hand():
     start = torch.randperm(3, generator=seeded(1))[:1]
     centroid = flat[start] / flat[start].norm()
     moved = centroid + sum((row @ centroid[0]) * row for row in flat)
-    found = kmeans_filters(patches, 1, iterations=1, whiten=None, generator=seeded(1)).flatten(1)
+    found = kmeans_filters(patches, 1, steps=1, whiten=None, generator=seeded(1)).flatten(1)
     torch.testing.assert_close(found, moved / moved.norm())
 
 
@@ -224,7 +224,7 @@ def test_a_whitened_iteration_by_its_definition():
         nearest = int((centroids @ row).abs().argmax())
         moved[nearest] += (centroids[nearest] @ row) * row
     expected = moved / moved.norm(dim=1, keepdim=True) @ torch.linalg.inv(root)
-    found = kmeans_filters(patches, 2, iterations=1, whiten=0.5, generator=seeded(1)).flatten(1)
+    found = kmeans_filters(patches, 2, steps=1, whiten=0.5, generator=seeded(1)).flatten(1)
     torch.testing.assert_close(found, expected / expected.norm(dim=1, keepdim=True))
 
 

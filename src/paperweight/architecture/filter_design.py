@@ -171,21 +171,21 @@ def pca_filters(patches: Tensor, count: int) -> Tensor:
 def kmeans_filters(
     patches: Tensor,
     count: int,
-    iterations: int = 20,
+    steps: int = 20,
     whiten: float | None = 0.1,
     *,
     generator: torch.Generator,
 ) -> Tensor:
     """Compute the centroids of spherical k-means: patches share the direction that is most along theirs.
 
-    In each iteration a patch x goes to the centroid d with the largest |d x|, and each centroid becomes itself plus
+    In each step a patch x goes to the centroid d with the largest |d x|, and each centroid becomes itself plus
     the sum of its patches times d x, at length 1. Patches are whitened before, x to W x, and the filters returned are
     those that give of a patch what a centroid gives of the whitened one, W d.
 
     Args:
         patches: Patches, floating, (P, C, k, k), of which at least ``count`` are not of one value.
         count: Number of filters, at least 1.
-        iterations: Number of iterations, at least 1.
+        steps: Number of steps, at least 1.
         whiten: Share of the mean variance added to each before patches are whitened, above 0; None does not whiten.
         generator: Chooses the patches from which the centroids start, on the CPU.
 
@@ -203,7 +203,7 @@ def kmeans_filters(
     flat = flat_patches(patches)
     uneven = flat.norm(dim=1).nonzero().flatten()
     check_whole("count", count, largest=len(uneven))
-    check_whole("iterations", iterations)
+    check_whole("steps", steps)
     if whiten is not None and not 0 < whiten < math.inf:
         raise ValueError(f"whiten must be finite and above 0, or None, got {whiten}")
     whitening = None
@@ -214,7 +214,7 @@ def kmeans_filters(
         flat = flat @ whitening
     start = torch.randperm(len(uneven), generator=generator)[:count].to(flat.device)
     centroids = unit(flat[uneven[start]])
-    for _ in range(iterations):
+    for _ in range(steps):
         products = flat @ centroids.T
         nearest = products.abs().argmax(dim=1)
         weights = products.gather(1, nearest[:, None])
