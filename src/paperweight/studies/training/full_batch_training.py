@@ -103,8 +103,8 @@ STUDY = Study(
     limits=(
         "512 small images, one small network without batch normalization, no augmentation: nothing follows for deep "
         "networks or long training. The strength of the penalty, the clip, weight decay and momentum are the paper's, "
-        "not tuned. In a first weighing on the same seeds, with three rates an arm, full-batch training chose the lowest "
-        "in 7 of 12 seeds, so that a lower one was added to each arm."
+        "not tuned. In a first weighing on the same seeds, with three rates an arm, full-batch training chose the "
+        "lowest in 7 of 12 seeds, so that a lower one was added to each arm."
     ),
     seeds=12,
 )
