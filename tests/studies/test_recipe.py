@@ -178,6 +178,7 @@ def test_the_recipe_of_a_paper_trains_and_says_a_line_that_names_what_the_paper_
     assert torch.isfinite(found.losses).all()
     entry = next(entry for entry in entries() if entry.stem == stem)
     assert any(name in recipe.line for name in entry.paper.provides)
+    assert ")(" not in recipe.line  # what is made in each step of a loop forgets what it has learned
     assert recipe.words[-1] != "."
     assert recipe.slots
 

@@ -51,7 +51,7 @@ def _holds_convolutions(model: nn.Module, data: Splits) -> str:
 
 RECIPE = Recipe(
     words="a penalty of 0.01 on the inner products of shifted kernels, which keeps convolutions nearly orthogonal",
-    line="loss = F.cross_entropy(logits, labels) + OrthogonalityPenalty(0.01)(model)",
+    line="penalty = OrthogonalityPenalty(0.01)  # loss = F.cross_entropy(logits, labels) + penalty(model)",
     penalty=OrthogonalityPenalty(_WEIGHT),
     fits=_holds_convolutions,
 )

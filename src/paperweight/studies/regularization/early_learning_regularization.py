@@ -71,7 +71,7 @@ def _elr(strength: float, samples: int, classes: int) -> ELRLoss:
 
 RECIPE = Recipe(
     words="ELR in place of cross-entropy, with the paper's lam 3 and beta 0.7; made for wrong labels",
-    line="loss = ELRLoss(samples, classes)(logits, labels, index)",
+    line="criterion = ELRLoss(samples, classes)  # loss = criterion(logits, labels, index)",
     loss=lambda samples, classes: ELRLoss(samples, classes, lam=3.0, beta=_BETA),
 )
 

@@ -100,7 +100,8 @@ class _Course(NamedTuple):
 
 RECIPE = Recipe(
     words="Noisy Softmax, the paper's alpha^2 of 0.1; for networks with normalization, others it may leave at chance",
-    line="loss = NoisySoftmaxLoss(model.head, alpha=0.1**0.5, generator=generator)(model.body(inputs), labels)",
+    line="criterion = NoisySoftmaxLoss(model.head, alpha=0.1**0.5, generator=generator)"
+    "  # loss = criterion(model.body(inputs), labels)",
     training=partial(FeatureTraining, loss=lambda layer, draw: _noisy(layer, 0.1, draw)),
     fits=ends_in_linear,
 )

@@ -84,7 +84,8 @@ def _sum_of_losses(samples: int, classes: int) -> Callable[[Any, Tensor, Tensor]
 
 RECIPE = Recipe(
     words="a linear classifier on each hidden layer, whose cross-entropies are added to that of the output",
-    line='loss = deeply_supervised_loss(DeeplySupervised(model, classes)(images), labels, loss="cross_entropy")',
+    line="model = DeeplySupervised(model, classes)"
+    '  # loss = deeply_supervised_loss(model(images), labels, loss="cross_entropy")',
     surgery=_supervised,
     loss=_sum_of_losses,
     fits=_fits,

@@ -57,7 +57,8 @@ class _Plan(NamedTuple):
 
 RECIPE = Recipe(
     words="1x1 convolutions added after convolutions where they raise the natural expansion score; channels stay",
-    line="training = SelfExpansion(model, optimizer, inputs, labels, tau=1.01, damping=1e-12, generator=generator)",
+    line="training = SelfExpansion(model, optimizer, inputs, labels, tau=1.01, damping=1e-12, generator=generator)"
+    "  # a model with expansions and expand, such as SelfExpandingCNN",
     surgery=Deepened,
     training=deepening,
     fits=can_be_deepened,
