@@ -35,25 +35,29 @@ _BATCH = 32
 Dag = Sequence[Sequence[Edge]]
 
 
+def _none(edges: int) -> tuple[Edge, ...]:
+    return ("none",) * edges
+
+
 def _chain(edges: int) -> Dag:
-    return tuple(("none",) * vertex + ("weight",) for vertex in range(edges))
+    return tuple((*_none(vertex), "weight") for vertex in range(edges))
 
 
 def _residual(blocks: int) -> Dag:
-    dag: list[Sequence[Edge]] = []
+    dag: list[tuple[Edge, ...]] = []
     for first in range(0, 2 * blocks, 2):
-        before: list[Edge] = ["none" for _ in range(first)]
-        dag += [(*before, "weight"), (*before, "skip", "weight")]
+        dag += [(*_none(first), "weight"), (*_none(first), "skip", "weight")]
     return dag
 
 
+_ALL: tuple[Edge, ...] = ("weight",) * 4
 _SHALLOW: Dag = ()
 _DAGS: Mapping[str, Dag] = {
     "chain of 2": _chain(1),
     "chain of 4": _chain(3),
     "chain of 8": _chain(7),
     "diamond": (("weight",), ("weight", "none"), ("none", "weight", "weight")),
-    "dense": tuple(("weight",) * vertex for vertex in range(1, 5)),
+    "dense": tuple(_ALL[:vertex] for vertex in range(1, 5)),
     "residual": _residual(3),
     "wide": (("weight",), ("weight", "none"), ("weight", "none", "none"), ("none", "weight", "weight", "weight")),
 }
