@@ -12,7 +12,7 @@ from paperweight.architecture import PAU
 from paperweight.catalogue import entries
 from paperweight.errors import InputError
 from paperweight.loops import index_batches
-from paperweight.nets import LeNet, NormalisedMLP, ResNet
+from paperweight.nets import LeNet, NormalisedMLP, ResNet, ViT
 from paperweight.optim import LaplacianSmoothing, Lookahead
 from paperweight.studies import MISFIT, Recipe, Setting, classification
 from paperweight.studies._recipe import MisfitError, train_by
@@ -29,6 +29,7 @@ FOR_RESNET = (
     "momentum_auxiliary_network",
     "stochastic_depth",
 )  # not a LeNet
+FOR_VIT = ("local_feature_reconstruction",)
 make = partial(Recipe, words="a recipe", line="do()")
 
 
@@ -174,7 +175,8 @@ def test_a_recipe_without_a_slot_or_with_one_too_many_is_refused() -> None:
 @pytest.mark.parametrize("stem", STEMS)
 def test_the_recipe_of_a_paper_trains_and_says_a_line_that_names_what_the_paper_provides(stem: str) -> None:
     recipe = find_recipe(stem)
-    found = trained(recipe, lr=recipe.lr or 0.05, network=ResNet if stem in FOR_RESNET else LeNet)
+    network = ResNet if stem in FOR_RESNET else ViT if stem in FOR_VIT else LeNet
+    found = trained(recipe, lr=recipe.lr or 0.05, network=network)
     assert torch.isfinite(found.losses).all()
     entry = next(entry for entry in entries() if entry.stem == stem)
     assert any(name in recipe.line for name in entry.paper.provides)
