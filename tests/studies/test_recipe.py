@@ -27,6 +27,7 @@ FOR_RESNET = (
     "efficient_train",
     "ghost_batch_norm",
     "momentum_auxiliary_network",
+    "quantum_layers",
     "stochastic_depth",
 )  # not a LeNet
 FOR_VIT = ("local_feature_reconstruction",)
