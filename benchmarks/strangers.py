@@ -1,6 +1,6 @@
-"""The contracts on the optimizers, schedules, attacks and samplers of other packages: what passes, fails, and why.
+"""The contracts on what other packages have, optimizers, layers, losses, attacks and more: what passes, fails, and why.
 
-Packages that are not installed are left out. torchvision is not needed: of timm only the schedules are imported.
+Packages that are not installed are left out. torchvision is not needed: of timm no networks are imported.
 
     pip install -r benchmarks/requirements-strangers.txt
     pip install --no-deps -r benchmarks/requirements-strangers-alone.txt
@@ -8,7 +8,7 @@ Packages that are not installed are left out. torchvision is not needed: of timm
     python benchmarks/strangers.py --json strangers.json --page docs/strangers.md
 
 The first command runs what is named, by default everything, and renews its part of the record; the second, with a page
-to write, runs nothing.
+to write, runs nothing, and renews the parts of the page that the record has.
 """
 
 import argparse
@@ -21,12 +21,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from strangers_attacks import foolbox_strangers, torchattacks_strangers
 from strangers_causes import CAUSES, NOT_RUN
+from strangers_layers import pytorch_optimizer_losses, timm_layers, timm_losses
 from strangers_optimizers import (
     lion_strangers,
     prodigy_strangers,
@@ -46,8 +48,8 @@ PACKAGES: dict[str, Callable[[], Iterator[tuple[str, str, Subject]]]] = {
     "schedulefree": schedulefree_strangers,
     "prodigyopt": prodigy_strangers,
     "lion-pytorch": lion_strangers,
-    "pytorch_optimizer": pytorch_optimizer_strangers,
-    "timm": timm_strangers,
+    "pytorch_optimizer": lambda: chain(pytorch_optimizer_strangers(), pytorch_optimizer_losses()),
+    "timm": lambda: chain(timm_strangers(), timm_layers(), timm_losses()),
     "transformers": transformers_strangers,
     "torchattacks": torchattacks_strangers,
     "foolbox": foolbox_strangers,
@@ -104,9 +106,14 @@ def run(package: str) -> Iterator[Record]:
         yield {"version": importlib.metadata.version(package), "torch": torch.__version__, "subjects": subjects}
 
 
-def page(record: Record) -> str:
-    """Write the record as a page."""
-    return "\n".join([HEAD, *(line for package in PACKAGES if package in record for line in part(package, record))])
+def page(record: Record, before: str) -> str:
+    """Write the record as a page; what it does not have stays as it was before."""
+    kept = {section.split()[0]: f"## {section}".rstrip("\n") for section in before.split("\n## ")[1:]}
+    new = {package: "\n".join(part(package, record)).rstrip("\n") for package in record}
+    return (
+        "\n\n".join([HEAD.rstrip("\n"), *({**kept, **new}[name] for name in PACKAGES if name in kept or name in new)])
+        + "\n"
+    )
 
 
 def part(package: str, record: Record) -> list[str]:
@@ -151,11 +158,11 @@ def told(results: list[Record]) -> list[str]:
 
 HEAD = """# Contracts on other packages
 
-The checks that `paperweight check` runs, on the optimizers, schedules, attacks and samplers of other packages, with the
-arguments that `benchmarks/strangers_*.py` give them. It is no judgement of their quality: a contract is what this
-library promises of its own methods, and others promise other things. A check judges after several steps. What an object
-refuses in its own words, or what cannot be asked of it, is *not applicable*. Where the reason alone does not tell why,
-and the cause was found by reading the object, it stands in italics.
+The checks that `paperweight check` runs, on the optimizers, schedules, layers, losses, attacks and samplers of other
+packages, with the arguments that `benchmarks/strangers_*.py` give them. It is no judgement of their quality: a contract
+is what this library promises of its own methods, and others promise other things. A check judges after several steps.
+What an object refuses in its own words, or what cannot be asked of it, is *not applicable*. Where the reason alone does
+not tell why, and the cause was found by reading the object, it stands in italics.
 
 Common to many:
 
@@ -181,7 +188,7 @@ def main() -> None:
     given = parser.parse_args()
     record: Record = json.loads(given.json.read_text()) if given.json.is_file() else {}
     if given.page is not None:
-        given.page.write_text(page(record))
+        given.page.write_text(page(record, given.page.read_text() if given.page.is_file() else ""))
         return
     torch.set_num_threads(1)
     for package in given.packages or PACKAGES:

@@ -6,6 +6,7 @@ _ADAMW_LR = (
 )
 _PROCESS = "It is run in a process group of one process, and exchanges by it."
 _MEAN = "It compares with a mean over all entries that have a gradient, zero or not."
+_SINGLE = "It computes in float32, whatever the dtype."
 _GRAPH = "By its documents gradients are made with `create_graph`; it draws from the global random state."
 _FUSED = "It updates while `fused_backward` runs; `step` raises `NotImplementedError` without a message."
 
@@ -15,9 +16,30 @@ CAUSES: dict[str, dict[str, str]] = {
         "optim.Rprop": "Its step sizes are clamped from below at 1e-6.",
     },
     "lion-pytorch": {"Lion": "`assert lr > 0.` without a message."},
-    "timm": {"PlateauLRScheduler": "Its `state_dict` holds best metric and last epoch, not the number of bad epochs."},
+    "timm": {
+        "PlateauLRScheduler": "Its `state_dict` holds best metric and last epoch, not the number of bad epochs.",
+        **dict.fromkeys(
+            ("EvoNorm2dB0", "EvoNorm2dS0", "FilterResponseNormAct2d", "FilterResponseNormTlu2d", "DiffAttention"),
+            _SINGLE,
+        ),
+        **dict.fromkeys(
+            ("AsymmetricLossMultiLabel", "PolyCrossEntropy", "PolyBinaryCrossEntropy", "TwoWayLoss", "ZlprLoss"),
+            _SINGLE,
+        ),
+        "GatherExcite": (
+            "It hands device and dtype to its perceptron as `*dd`, which are their names in the place of arguments, so "
+            "that it cannot be made with a perceptron."
+        ),
+        "JsdCrossEntropy": "By its documents a batch is its splits one after the other, so that their order matters.",
+        "AsymmetricLossSingleLabel": "It knows the mean alone; whatever else it is asked for, it gives single terms.",
+    },
     "transformers": {"Adafactor": "It evaluates the closure under `torch.no_grad()`."},
     "pytorch_optimizer": {
+        "SoftF1Loss": _SINGLE,
+        **dict.fromkeys(
+            ("FocalCosineLoss", "FocalTverskyLoss", "LovaszHingeLoss", "TverskyLoss"),
+            "It computes in float32 at least, and gives that.",
+        ),
         **dict.fromkeys(("muon", "adamuon", "adago", "normuon", "muonclip"), _ADAMW_LR),
         "distributedmuon": f"{_ADAMW_LR} {_PROCESS}",
         "demo": _PROCESS,

@@ -175,7 +175,7 @@ _ADAPTED: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
 
 def timm_strangers() -> Found:
     """Give the schedules of timm; they are stepped with the number of the epoch."""
-    scheduler = _timm_scheduler()
+    scheduler = timm_part("timm.scheduler")
     settings: dict[str, dict[str, Any]] = {
         "CosineLRScheduler": {"t_initial": STEPS},
         "TanhLRScheduler": {"t_initial": STEPS},
@@ -192,16 +192,16 @@ def timm_strangers() -> Found:
     yield "schedule", "PlateauLRScheduler", _schedule(make, lambda made, step: made.step(step + 1, metric=1.0))
 
 
-def _timm_scheduler() -> types.ModuleType:
-    """Import the schedules of timm alone, without its networks, which import torchvision."""
-    spec = importlib.util.find_spec("timm")
-    if spec is None or spec.submodule_search_locations is None:
-        raise ModuleNotFoundError("timm is not installed")
+def timm_part(name: str) -> types.ModuleType:
+    """Import a part of timm alone, without its networks, which import torchvision."""
     if "timm" not in sys.modules:
+        spec = importlib.util.find_spec("timm")
+        if spec is None or spec.submodule_search_locations is None:
+            raise ModuleNotFoundError("timm is not installed")
         package = types.ModuleType("timm")
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules["timm"] = package
-    return importlib.import_module("timm.scheduler")
+    return importlib.import_module(name)
 
 
 def transformers_strangers() -> Found:
