@@ -1,0 +1,68 @@
+"""Faults of DomainDrop."""
+
+from tests.faults.planting import Fault
+
+FAULTS = (
+    Fault(
+        "pixels scaled over places",
+        "_scaled(products).flatten(2)",
+        "_scaled(products.flatten(1)).view_as(products).flatten(2)",
+        part="_channels",
+    ),
+    Fault("pixels not scaled", "_scaled(_scaled(products).flatten(2)", "_scaled(products.flatten(2)", part="_channels"),
+    Fault(
+        "means not scaled",
+        "return _scaled(_scaled(products).flatten(2).mean(2)",
+        "return (_scaled(products).flatten(2).mean(2)",
+        part="_channels",
+    ),
+    Fault("0 divided by 0", "torch.where(high > low, high - low, 1)", "(high - low)", part="_channels"),
+    Fault("weights ignored", "products = features * weights", "products = features + 0 * weights", part="_channels"),
+    Fault(
+        "the least sensitive dropped",
+        "keys.topk(count, dim=1)",
+        "keys.topk(count, dim=1, largest=False)",
+        part="_channels",
+    ),
+    Fault(
+        "the largest scores dropped without a draw",
+        "keys = r.log() / scores",
+        "keys = scores + 0 * r",
+        part="_channels",
+    ),
+    Fault("drawn evenly", "keys = r.log() / scores", "keys = r.log() + 0 * scores", part="_channels"),
+    Fault("keys of products", "keys = r.log() / scores", "keys = r * scores", part="_channels"),
+    Fault("what is kept not scaled", "channels / (channels - count))", "1.0)", part="_channels"),
+    Fault("number rounded up", "count = int(drop * channels)", "count = -int(-drop * channels // 1)", part="_channels"),
+    Fault("generator ignored", "generator=generator, dtype=scores.dtype", "dtype=scores.dtype", part="_channels"),
+    Fault(
+        "gradient not reversed",
+        "return -ctx.weight * gradients[0]",
+        "return ctx.weight * gradients[0]",
+        part="_channels",
+    ),
+    Fault(
+        "weight of the reversal forgotten",
+        "return -ctx.weight * gradients[0]",
+        "return -gradients[0]",
+        part="_channels",
+    ),
+    Fault("one divergence", "0.5 * ((p.exp() - q.exp()) * (p - q)).mean()", "(p.exp() * (p - q)).mean()"),
+    Fault("sum over the classes", "(p - q)).mean()", "(p - q)).sum(1).mean()"),
+    Fault("temperature forgotten", "logits / temperature, dim=1", "logits, dim=1"),
+    Fault("drops in eval mode", "        if not self.training:\n            return self.model(x)\n", ""),
+    Fault("drops in each pass", "if torch.rand(()) < self.probability else -1", "if torch.rand(()) < 2 else -1"),
+    Fault("the first place alone", "int(torch.randint(len(self.places), ()))", "0"),
+    Fault("drops everywhere", "if number == dropped else features", "if dropped >= 0 else features"),
+    Fault("hooks left behind", "                hook.remove()", "                pass"),
+    Fault("weights of the first domain", ".weight.detach()[domains]", ".weight.detach()[0 * domains]"),
+    Fault("calls not counted", "if len(calls) != 1:", "if not calls:"),
+    Fault("channels not compared", "features.ndim < 2 or features.shape[1] != channels:", "features.ndim < 2:"),
+    Fault("numbers of domains not checked", "if domains.amin() < 0 or domains.amax() >= self.domains:", "if False:"),
+    Fault("sum over the places", "+ told.mean()", "+ told.sum()"),
+    Fault("domains forgotten", " + told.mean()", " + 0 * told.mean()"),
+    Fault("agreement of neighbours", "outputs.logits.chunk(2)", "(outputs.logits[::2], outputs.logits[1::2])"),
+    Fault("weight of the agreement forgotten", "loss + consistency * consistency_loss", "loss + consistency_loss"),
+    Fault("always two passes", "    if consistency > 0:\n        inputs", "    if consistency >= 0:\n        inputs"),
+    Fault("mode not checked", "if not model.training:", "if False:"),
+)
