@@ -277,7 +277,7 @@ def test_what_is_no_plain_convolution_by_3x3_kernels_stays():
     new = quantum_convolutions(nn.Sequential(*kept, nn.Conv2d(2, 2, 3, stride=2, padding=1)))
     assert [type(part) for part in new[:-1]] == [type(part) for part in kept]
     assert (new[-1].stride, new[-1].padding) == (2, 1)
-    with pytest.raises(ValueError, match="must hold a plain convolution by 3x3 kernels, got LeNet"):
+    with pytest.raises(ValueError, match="must hold a plain convolution by 3x3 kernels that is not frozen, got LeNet"):
         quantum_convolutions(LeNet((1, 12, 12), 3))
 
 
@@ -317,3 +317,20 @@ def test_half_precision_is_that_of_the_layer():
     halved = model.to(torch.bfloat16)(x.to(torch.bfloat16))
     assert halved.dtype == torch.bfloat16
     torch.testing.assert_close(halved.double(), exact, rtol=0.1, atol=0.1)
+
+
+def test_frozen_convolutions_stay():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
+    model[0].requires_grad_(False)
+    assert [type(layer).__name__ for layer in quantum_convolutions(model)] == ["Conv2d", "ReLU", "FlippedQuanv3x3"]
+
+
+def test_complex_numbers_and_no_repetition_are_refused():
+    with pytest.raises(ValueError, match="theta must be real"):
+        su_gate(torch.zeros(3, dtype=torch.complex64))
+    for x, theta in (
+        (torch.zeros(2, 4, dtype=torch.complex64), torch.zeros(1, 3)),
+        (torch.zeros(2, 4), torch.zeros(0, 3)),
+    ):
+        with pytest.raises(ValueError, match="x and theta must be real"):
+            reupload(x, theta)

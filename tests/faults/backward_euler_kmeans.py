@@ -14,8 +14,12 @@ FAULTS = (
     Fault("gradient at the start alone", "y = start - gamma * gradient(y)", "y = start - gamma * gradient(start)"),
     Fault("weights of past and present turned round", "average.lerp_(y, 1 - alpha)", "average.lerp_(y, alpha)"),
     Fault("no average", "    return average\n", "    return y\n"),
-    Fault("gamma stays", "gamma / self.beta**outer", "gamma"),
-    Fault("gamma without a bound", "min(gamma / self.beta**outer, _SLOPE / steepest)", "gamma / self.beta**outer"),
+    Fault("gamma stays", "gamma * (1 / self.beta) ** outer", "gamma"),
+    Fault(
+        "gamma without a bound",
+        "min(gamma * (1 / self.beta) ** outer, _SLOPE / steepest)",
+        "gamma * (1 / self.beta) ** outer",
+    ),
     Fault("shares of the start for ever", "centroids, counts, objective = self", "centroids, _, objective = self"),
     Fault("no polish", "lloyd(x, centroids, int(self.polish))", "centroids"),
     Fault("the worst start kept", "min(attempts, key", "max(attempts, key"),
@@ -72,7 +76,7 @@ FAULTS = (
     ),
     Fault(
         "step size not divided",
-        'lr = group["lr"] / group["beta"] ** group["outer_steps"]',
+        'lr = group["lr"] * (1 / group["beta"]) ** group["outer_steps"]',
         'lr = group["lr"]',
         part=_STEPS,
     ),

@@ -18,6 +18,7 @@ from paperweight.optim.architecture_scaling import (
     lr_scale,
     path_depths,
 )
+from paperweight.studies.optim.architecture_scaling import RECIPE
 from paperweight.testing import FunctionSubject, LayerSubject
 
 W, S, N = "weight", "skip", "none"
@@ -177,6 +178,71 @@ def test_a_layer_used_twice_has_the_larger_degree():
     assert in_degrees(TwiceTurned()) == {"layer": 2, "head": 0}
 
 
+def test_a_sum_that_is_normalised_or_reshaped_is_a_vertex():
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(F.relu(self.norm(self.one(x) + self.norm(self.other(x))).flatten(1)))
+
+    assert in_degrees(Normalised()) == {"one": 2, "other": 2, "head": 0}
+
+
+def test_what_multiplies_comes_after_a_layer():
+    turned = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.ConvTranspose2d(2, 1, 3))
+    assert in_degrees(turned) == {"0": 1}
+    assert in_degrees(nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.LayerNorm((2, 4)))) == {"0": 0}
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.words = nn.Linear(4, 4), nn.Embedding(7, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.linear(torch.sub(F.relu(self.layer(x)), self.layer(x)), self.words.weight)
+
+    assert in_degrees(Tied()) == {"layer": 2}
+
+
+def test_other_activations_are_refused():
+    for activation in (nn.GELU(), nn.ReLU6(), nn.Tanh()):
+        with pytest.raises(ValueError, match=f"no activations but ReLUs.* got {type(activation).__name__}"):
+            path_depths(nn.Sequential(nn.Linear(2, 2), activation, nn.Linear(2, 2), nn.ReLU()))
+
+    class Functional(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.gelu(x).relu()
+
+    with pytest.raises(ValueError, match="got gelu"):
+        path_depths(Functional())
+
+
+def test_the_recipe_says_what_does_not_fit():
+    data = None
+    fits = RECIPE.fits
+    assert fits(chain(2), data) == ""
+    assert "plain weights" in fits(
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), nn.Linear(2, 2)), data
+    )
+    assert "layers built" in fits(nn.Sequential(nn.LazyLinear(2), nn.ReLU(), nn.Linear(2, 2)), data)
+    assert "torch.fx" in fits(Traceless(), data)
+    frozen = chain(1)
+    frozen[0].requires_grad_(False)
+    assert "two linear layers or convolutions that are trained" in fits(frozen, data)
+
+
+def test_frozen_layers_keep_their_weights():
+    model = chain(2)
+    model[0].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    dag_init_(model, seeded())
+    changed = {name: not torch.equal(value, before[name]) for name, value in model.state_dict().items()}
+    assert changed == {name: not name.startswith("0.") for name in before}
+
+
 def test_power_laws_of_the_paper():
     base = path_depths(chain(1))
     for depth in (1, 2, 4, 9):
@@ -273,11 +339,9 @@ def test_init_draws_from_its_generator_and_keeps_what_is_no_layer():
     model = nn.Sequential(*model, nn.Linear(32, 5, bias=False)).double()
     nn.init.normal_(model[1].weight)
     normal, twin = copy.deepcopy(model[1].state_dict()), copy.deepcopy(model)
-    frozen = model[4].weight.requires_grad_(False)
     state = torch.get_rng_state()
     assert dag_init_(model, seeded(3)) is model
     assert torch.equal(state, torch.get_rng_state())
-    assert not frozen.requires_grad
     dag_init_(twin, seeded(3))
     assert torch.equal(model[0].weight, twin[0].weight)
     assert model[0].weight.dtype == torch.float64

@@ -244,3 +244,16 @@ def test_sharpness_aware_steps_take_the_gradient_where_the_loss_is_higher():
     assert SharpnessAware(model, torch.optim.SGD(model.parameters(), lr=0.01), rho=0.5).step(x, y).item() == 4.0
     assert model[0].weight.item() == pytest.approx(1 - 0.01 * 2 * a * b**2)
     assert model[1].weight.item() == pytest.approx(2 - 0.01 * 2 * a**2 * b)
+
+
+def test_a_batch_that_is_not_a_number_leaves_the_multiplier():
+    model = nn.Linear(2, 1)
+    training = SurrogateTraining(model, torch.optim.SGD(model.parameters(), lr=0.0), lam=3.0)
+    training.step(torch.full((4, 2), torch.nan), torch.zeros(4, 1))
+    assert training.weight == 3.0
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    other = nn.Linear(2, 1)
+    with pytest.raises(ValueError, match="optimizer must hold all trained parameters"):
+        SurrogateTraining(nn.Linear(2, 1), torch.optim.SGD(other.parameters(), lr=0.1))

@@ -533,6 +533,9 @@ def test_recipes_say_which_networks_do_not_fit():
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.embed(x.reshape(-1, 8))).reshape(len(x), -1, 3).mean(1)
 
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    attending = nn.Sequential(nn.Flatten(2), nn.Linear(64, 8), encoder, nn.Flatten(), nn.Linear(24, 3))
+    assert "cannot be called with dropout" in fits_self_tuning(attending, splits(shape))
     assert "an entry for each" in fits_self_tuning(Tokens(), splits(shape))
     assert "a linear layer" in fits_self_tuning(nn.Flatten(), splits(shape))
 
@@ -543,3 +546,17 @@ def test_dropouts_are_put_before_layers_and_of_channels_before_later_convolution
     assert [part.p for part in found] == [0.1, 0.2, START, START, START]
     assert [type(part) for part in found] == [nn.Dropout, nn.Dropout2d, nn.Dropout, nn.Dropout, nn.Dropout]
     assert len(responding(LeNet((1, 8, 8), 3)).present()) == 5
+
+
+@pytest.mark.parametrize(("start", "high"), [(3.0, 5.0), (3.0, 7.0), (7.0, 8.0), (10.0, 17.0), (0.5, 1.0)])
+def test_a_whole_hyperparameter_begins_where_it_is_said_to(start, high):
+    holes = Hyperparameter("holes", start, 0.0, high, whole=True)
+    assert self_tuned(nn.Sequential(nn.Linear(2, 2)), [holes]).present() == {"holes": float(int(start))}
+
+
+def test_a_model_that_was_loaded_keeps_its_rates():
+    model, other = (self_tuned(nn.Sequential(nn.Dropout(rate), nn.Linear(4, 2))) for rate in (0.3, 0.1))
+    tuner = SelfTuner(model, torch.optim.SGD(model.parameters(), lr=0.1), hyper_lr=0.0, generator=draw())
+    model.load_state_dict(other.state_dict())
+    tuner.tune(torch.randn(8, 4, generator=draw()), torch.arange(8) % 2)
+    assert model.present()["0"] == pytest.approx(0.1, abs=1e-6)

@@ -409,3 +409,24 @@ def test_sparse_gradients_are_refused_and_nothing_moves():
         optimizer.step()
     assert torch.equal(dense, torch.ones(4))
     assert torch.equal(dense.grad, torch.arange(4.0))
+
+
+def test_a_group_that_the_wrapped_optimizer_gets_later_is_stepped():
+    first, later = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.tensor([1.0, 0.0]))
+    inner = torch.optim.SGD([first], lr=1.0)
+    optimizer = OrthoGrad(inner)
+    inner.add_param_group({"params": [later]})
+    later.grad = torch.tensor([3.0, 4.0])
+    optimizer.step()
+    torch.testing.assert_close(later.detach(), torch.tensor([1.0, -5.0]))
+
+
+def test_a_length_that_the_dtype_does_not_hold_in_one_entry_is_its_largest_number():
+    found = orthogonal_gradient(torch.tensor([6e4, 6e4]).half(), torch.tensor([1.0, 0.0]).half())
+    assert found.tolist() == [0.0, torch.finfo(torch.float16).max]
+
+
+def test_labels_that_are_no_class_are_not_read_as_collapsed():
+    for label in (-100, 4):
+        with pytest.raises(ValueError, match="labels must be from 0 to 3"):
+            softmax_collapse_fraction(torch.zeros(3, 4), torch.full((3,), label))

@@ -123,6 +123,13 @@ def test_far_from_the_origin_little_is_lost():
     assert kmeans_objective(near, centroids).item() == pytest.approx(exact, rel=1e-2)
 
 
+def test_distances_are_exact_beside_centroids_that_are_far_apart():
+    x = torch.cat([SAMPLES, SAMPLES + 1e8])
+    centroids = torch.cat([SAMPLES.mean(dim=0, keepdim=True), SAMPLES.mean(dim=0, keepdim=True) + 1e8])
+    expected = (SAMPLES - SAMPLES.mean(dim=0)).square().sum(dim=1).mean() / 2
+    assert kmeans_objective(x, centroids).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_an_empty_cluster_has_no_gradient_and_stays():
     centroids = torch.cat([CENTROIDS, torch.full((1, 3), 1e3, dtype=torch.float64)])
     assert kmeans_gradient(SAMPLES, centroids)[-1].eq(0).all()
@@ -212,6 +219,58 @@ def test_what_is_reported_of_a_fit():
     np.testing.assert_allclose(np.bincount(model.labels_), 50, atol=2)
 
 
+def test_numbers_whose_squares_are_lost_are_refused():
+    x = groups(2)
+    with pytest.raises(ValueError, match="X must have distances whose squares float64 holds"):
+        StochasticBackwardEulerKMeans(4).fit(1e200 * x)
+    with pytest.raises(ValueError, match="init must be finite in float32"):
+        StochasticBackwardEulerKMeans(2, init=1e300 * x[:2]).fit(x.astype(np.float32))
+
+
+@pytest.mark.parametrize("make", [partial(BackwardEuler, inner=2), partial(EntropySGD, inner=2)])
+def test_weights_that_others_change_between_cycles_stay_changed(make):
+    p, frozen = Parameter(normal(5)), Parameter(normal(5))
+    optimizer = make([p, frozen], lr=0.1)
+    frozen.grad = torch.ones(5, dtype=torch.float64)
+    follow(optimizer, p, 2)
+    frozen.grad = None
+    with torch.no_grad():
+        p.zero_()
+        frozen.fill_(7.0)
+    follow(optimizer, p, 2, first=2)
+    assert torch.equal(frozen, torch.full((5,), 7.0, dtype=torch.float64))
+    twin = Parameter(torch.zeros(5, dtype=torch.float64))
+    fresh = make([twin], lr=0.1)
+    if isinstance(fresh, BackwardEuler):
+        follow(fresh, twin, 2, first=2)
+        assert torch.equal(p, twin)
+
+
+def test_controls_see_as_many_samples(monkeypatch):
+    from paperweight.representation import backward_euler_kmeans as method
+    from paperweight.studies.representation import backward_euler_kmeans as study
+
+    x = np.random.default_rng(0).standard_normal((1500, 2))
+    seen = []
+    of_batch = method.sums
+    monkeypatch.setattr(method, "sums", lambda x, c: seen.append(len(x)) or of_batch(x, c))
+    for clusters in (10, 25):
+        seen.clear()
+        StochasticBackwardEulerKMeans(clusters, outer=3, polish=0, random_state=0).fit(x)
+        assert seen == [len(x)] + 30 * [study._batch(x, clusters)]
+
+
+def test_a_step_size_that_falls_to_nothing_is_no_error():
+    model = StochasticBackwardEulerKMeans(4, random_state=0, beta=1e9).fit(groups(2))
+    assert np.isfinite(model.cluster_centers_).all()
+    p = Parameter(torch.ones(1))
+    optimizer = BackwardEuler([p], inner=1, beta=1e9)
+    for _ in range(50):
+        p.grad = torch.ones(1)
+        optimizer.step()
+    assert p.item() == pytest.approx(0.9 + 0.1 * 0.75, abs=1e-6)
+
+
 def test_relabelled_starts_give_relabelled_centroids():
     x, order = groups(3), np.array([2, 0, 3, 1])
     start = x[[5, 70, 110, 160]]
@@ -253,6 +312,8 @@ def test_tensors_lists_and_dtypes(dtype):
     whole = StochasticBackwardEulerKMeans(2, random_state=0).fit([[0], [0], [9], [9]])
     assert sorted(whole.cluster_centers_[:, 0]) == [0, 9]
     assert pickle.loads(pickle.dumps(fits[0])).predict(x).tolist() == fits[0].labels_.tolist()
+    turned = StochasticBackwardEulerKMeans(4, random_state=0, outer=5).fit(np.flip(x, axis=0))
+    assert len(turned.predict(x[::-1])) == len(x)
     start = torch.from_numpy(x[:4])
     given = StochasticBackwardEulerKMeans(4, init=start, outer=0, polish=0).fit(x)
     np.testing.assert_array_equal(given.cluster_centers_, x[:4])

@@ -398,3 +398,24 @@ def test_the_recipe_says_what_it_does_not_fit():
     data = SimpleNamespace(train=SimpleNamespace(images=torch.zeros(4, 1, 8, 8), labels=torch.zeros(4).long()))
     assert RECIPE.fits(LeNet((1, 8, 8), 10), data) == ""
     assert "must end in a torch.nn.Linear" in RECIPE.fits(nn.Conv2d(1, 2, 3), data)
+
+
+def test_losses_that_are_not_finite_leave_the_weights():
+    weights = torch.tensor([0.25, 0.75])
+    for bad in (math.nan, math.inf):
+        assert torch.equal(hedge_weights(weights, torch.tensor([bad, 1.0])), weights)
+
+
+def test_scores_of_other_classes_and_other_networks_are_named():
+    network = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"must give scores \(N, 2\)"):
+        HedgedNetwork(network, classes=2)(torch.zeros(5, 2))
+    with pytest.raises(ValueError, match="must be a HedgedNetwork, got Sequential"):
+        HedgeBackprop(network, torch.optim.SGD(network.parameters(), lr=0.1))
+
+
+def test_what_attention_holds_and_never_calls_is_no_tap():
+    encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Flatten(), nn.Linear(24, 3))
+    hedged = HedgedNetwork(encoder, classes=3)
+    assert hedged.names == ("0.linear1", "0.linear2")
+    assert hedged.train()(torch.zeros(4, 3, 8)).scores[0].shape == (4, 3)

@@ -360,3 +360,10 @@ def test_the_recipe_trains_a_vision_transformer():
         optimizer.step()
     assert losses[-1] < 0.8 * losses[0]
     assert len(losses[0].shape) == 0
+
+
+def test_outputs_of_eval_mode_and_three_ends_are_named():
+    with pytest.raises(ValueError, match=r"call model.train\(\)"):
+        local_reconstruction_loss(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="ends must be two weights"):
+        depth_weights((1.0, 2.0, 3.0), parts=3)

@@ -23,11 +23,13 @@ def pauli_sum(theta: Tensor) -> Tensor:
         Hermitian matrices without a trace, complex, of single precision at least, (..., 2^n, 2^n).
 
     Raises:
-        ValueError: If the last dimension of ``theta`` is not 3, 15, 63 and so on.
+        ValueError: If ``theta`` is complex, or its last dimension not 3, 15, 63 and so on.
     """
     qubits = round(math.log(theta.shape[-1] + 1, 4)) if theta.ndim else 0
-    if qubits < 1 or 4**qubits != theta.shape[-1] + 1:
-        raise ValueError(f"theta must have 4^n - 1 numbers in its last dimension, got shape {tuple(theta.shape)}")
+    if qubits < 1 or 4**qubits != theta.shape[-1] + 1 or theta.is_complex():
+        raise ValueError(
+            f"theta must be real, with 4^n - 1 numbers in its last dimension, got {theta.dtype} {tuple(theta.shape)}"
+        )
     real = theta.to(torch.promote_types(theta.dtype, torch.float32))
     terms = F.pad(real, (1, 0)).to(real.dtype.to_complex()).unflatten(-1, (4,) * qubits)
     batch, paulis = theta.ndim - 1, _PAULIS.to(terms)

@@ -122,9 +122,9 @@ def reupload(x: Tensor, theta: Tensor) -> Tensor:
         >>> reupload(torch.zeros(1, 4), torch.zeros(2, 3))
         tensor([[0.5000, 0.5000]])
     """
-    if x.ndim != 2 or theta.ndim != 2 or theta.shape[1] != x.shape[1] - 1:
+    if x.ndim != 2 or theta.ndim != 2 or theta.shape[1] != x.shape[1] - 1 or not len(theta) or x.is_complex():
         shapes = f"{tuple(x.shape)} and {tuple(theta.shape)}"
-        raise ValueError(f"x and theta must have shapes (N, 4^n) and (L, 4^n - 1), got {shapes}")
+        raise ValueError(f"x and theta must be real, of shapes (N, 4^n) and (L, 4^n - 1), L at least 1, got {shapes}")
     gates = su_gate(theta)
     size = gates.shape[-1]
     matrices = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (size, size))
@@ -270,7 +270,7 @@ class HybridNet(nn.Module):
 def quantum_convolutions(model: nn.Module) -> nn.Module:
     """Copy a model with a new `FlippedQuanv3x3` in place of each plain convolution by 3x3 kernels.
 
-    Those are without groups and dilation, padded by zeros, with one stride and one padding for both sides.
+    Those are not frozen, without groups and dilation, padded by zeros, with one stride and one padding for both sides.
 
     Args:
         model: The model, which stays as it was.
@@ -290,6 +290,8 @@ def quantum_convolutions(model: nn.Module) -> nn.Module:
     def matches(_: str, part: Any) -> bool:
         if type(part) is not nn.Conv2d or part.groups > 1 or part.padding_mode != "zeros":
             return False
+        if not part.weight.requires_grad:
+            return False
         shape = (part.kernel_size, part.dilation, part.stride[0], part.padding)
         return shape == ((3, 3), (1, 1), part.stride[1], (part.padding[0],) * 2)
 
@@ -297,4 +299,4 @@ def quantum_convolutions(model: nn.Module) -> nn.Module:
         bias = part.bias is not None
         return FlippedQuanv3x3(part.in_channels, part.out_channels, part.stride[0], part.padding[0], bias)
 
-    return replace_modules(model, matches, build, wanted="a plain convolution by 3x3 kernels")
+    return replace_modules(model, matches, build, wanted="a plain convolution by 3x3 kernels that is not frozen")

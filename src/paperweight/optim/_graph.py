@@ -20,8 +20,24 @@ from torch.fx import GraphModule, Node
 __all__ = ["in_degrees", "path_depths"]
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_ADDITIONS = (
+    operator.add,
+    operator.iadd,
+    operator.sub,
+    operator.isub,
+    torch.add,
+    torch.sub,
+    "add",
+    "add_",
+    "sub",
+    "sub_",
+)
 _RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
+_OTHER_ACTIVATIONS = (
+    nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.ReLU6, nn.Hardswish, nn.PReLU,
+)  # fmt: skip
+_OTHER_FUNCTIONS = (F.gelu, F.silu, F.mish, torch.tanh, F.leaky_relu, F.elu, F.selu, F.celu, F.relu6, F.hardswish)
+_PRODUCTS = (F.linear, F.conv1d, F.conv2d, F.conv3d, torch.matmul, torch.bmm, operator.matmul)
 _NO_TENSORS = (getattr, "size", "dim", "numel")
 
 
@@ -40,6 +56,14 @@ def _is_relu(traced: GraphModule, node: Node) -> bool:
     return node.target in _RELUS
 
 
+def _other_activation(traced: GraphModule, node: Node) -> str:
+    """Name an activation that is no ReLU, and nothing where the node is none."""
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        return type(module).__name__ if isinstance(module, _OTHER_ACTIVATIONS) else ""
+    return getattr(node.target, "__name__", "") if node.target in _OTHER_FUNCTIONS else ""
+
+
 def path_depths(model: nn.Module) -> Counter[int]:
     """Count the paths from input to output by the number of ReLUs on them.
 
@@ -50,7 +74,8 @@ def path_depths(model: nn.Module) -> Counter[int]:
         Depth to number of paths, only for depths that some path has.
 
     Raises:
-        ValueError: If the network cannot be traced, or no path leads from the input to the output.
+        ValueError: If the network cannot be traced, has other activations, for which the rule was not derived, or no
+            path from its input to its output.
 
     Example:
         >>> path_depths(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)))
@@ -60,6 +85,8 @@ def path_depths(model: nn.Module) -> Counter[int]:
     depths: dict[Node, Counter[int]] = {}
     found: Counter[int] = Counter()
     for node in traced.graph.nodes:
+        if name := _other_activation(traced, node):
+            raise ValueError(f"model must have no activations but ReLUs, which alone are counted, got {name}")
         before: Counter[int] = Counter()
         for source in node.all_input_nodes:
             before.update(depths[source])
@@ -98,12 +125,21 @@ def in_degrees(model: nn.Module) -> dict[str, int]:
     last: dict[Node, bool] = {}
     degrees: dict[str, int] = {}
     layers = [node for node in traced.graph.nodes if _is_weighted(traced, node)]
+    others = [node for node in traced.graph.nodes if _multiplies(traced, node)]
     for node in reversed(traced.graph.nodes):
-        last[node] = all(last[user] and user not in layers for user in node.users)
+        last[node] = all(last[user] and user not in others for user in node.users)
     for node in layers:
         name = str(node.target)
         degrees[name] = max(degrees.get(name, 0), 0 if last[node] else _summands(_vertex(traced, node)))
     return degrees
+
+
+def _multiplies(traced: GraphModule, node: Node) -> bool:
+    """Say whether a node multiplies by weights or by other features: layers of weights, attention, recurrent layers."""
+    if node.op != "call_module":
+        return node.target in _PRODUCTS
+    module = traced.get_submodule(str(node.target))
+    return not isinstance(module, nn.LayerNorm) and any(p.ndim > 1 for p in module.parameters())
 
 
 def _is_weighted(traced: GraphModule, node: Node) -> bool:
@@ -111,16 +147,20 @@ def _is_weighted(traced: GraphModule, node: Node) -> bool:
 
 
 def _vertex(traced: GraphModule, node: Node) -> Node:
-    """Return the last of the sums that a layer's output goes into before it meets a ReLU or another layer."""
+    """Return the last sum that a layer's output goes into before it meets a ReLU or another layer, or the output."""
+    vertex = node
     while len(node.users) == 1:
-        user = next(iter(node.users))
-        if user.op == "output" or _is_relu(traced, user) or _is_weighted(traced, user):
+        node = next(iter(node.users))
+        if node.op == "output" or _is_relu(traced, node) or _is_weighted(traced, node):
             break
-        node = user
-    return node
+        if node.target in _ADDITIONS:
+            vertex = node
+    return vertex
 
 
 def _summands(vertex: Node) -> int:
     """Count what is summed; a sum that is used nowhere else is a part of the sum that it enters."""
-    values = [value for value in vertex.args if isinstance(value, Node)] if vertex.target in _ADDITIONS else []
+    values = (
+        [value for value in vertex.all_input_nodes if value.op != "get_attr"] if vertex.target in _ADDITIONS else []
+    )
     return sum(_summands(value) if len(value.users) == 1 else 1 for value in values) or 1

@@ -49,7 +49,7 @@ class Hyperparameter:
     Example:
         >>> holes = Hyperparameter("holes", start=1.0, low=0.0, high=4.0, whole=True)
         >>> holes.value(torch.tensor([holes.raw, 0.1])), round(holes.raw, 3)
-        (tensor([1., 2.]), -1.099)
+        (tensor([1., 2.]), -0.511)
     """
 
     name: str
@@ -66,13 +66,14 @@ class Hyperparameter:
 
     @property
     def raw(self) -> float:
-        """The raw value of the start."""
-        below, above = self.start - self.low, self.high - self.start
+        """The raw value of the start; of one that is rounded down that of the middle between it and the next."""
+        start = min(self.start + 0.5, (self.start + self.high) / 2) if self.whole else self.start
+        below, above = start - self.low, self.high - start
         if math.isfinite(below) and math.isfinite(above):
             return math.log(below / above)
         if math.isfinite(below) or math.isfinite(above):
             return inverse_softplus(min(below, above))
-        return self.start
+        return start
 
     def value(self, raw: Tensor) -> Tensor:
         """Map raw values to values within the bounds, by a sigmoid, or by a softplus where there is but one."""

@@ -103,7 +103,8 @@ def dag_init_(model: Network, generator: torch.Generator | None = None) -> Netwo
     Weights are normal with variance 2 / (fan-in * in-degree), in the last layers 2 / fan-in ** 2.
 
     Args:
-        model: A network that torch.fx can trace; its linear layers and convolutions are changed in place, nothing else.
+        model: A network that torch.fx can trace; its linear layers and convolutions are changed in place, but
+            for frozen ones, and nothing else.
         generator: Of the weights; torch's own by default.
 
     Returns:
@@ -123,6 +124,8 @@ def dag_init_(model: Network, generator: torch.Generator | None = None) -> Netwo
     for name, degree in in_degrees(model).items():
         layer = model.get_submodule(name)
         weight, bias = layer.get_parameter("weight"), layer._parameters["bias"]
+        if not weight.requires_grad:
+            continue
         fan_in = weight[0].numel()
         variance = 2 / (fan_in * degree) if degree else 2 / fan_in**2
         device = weight.device if generator is None else generator.device

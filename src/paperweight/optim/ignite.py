@@ -137,7 +137,7 @@ class SurrogateTraining:
         loss: Maps predictions and scores to a scalar; the mean of squared errors by default.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range, or the optimizer lacks a parameter of the model.
 
     Attributes:
         weight: The weight of the sharpness for the next step.
@@ -170,6 +170,9 @@ class SurrogateTraining:
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, got {value}")
         _check_positive("r", r)
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if not held.issuperset(parameter for parameter in model.parameters() if parameter.requires_grad):
+            raise ValueError("optimizer must hold all trained parameters of the model; make it of this model")
         self.model = model
         self.optimizer = optimizer
         self.rho = rho
@@ -205,7 +208,8 @@ class SurrogateTraining:
                     added = self.weight * self.rho * h[name]
                     parameter.grad = added if parameter.grad is None else parameter.grad.add_(added)
             self.sharpness = self.rho * norm
-            self.weight = max(0.0, self.weight + self.eta * (self.sharpness - self.eps))
+            if math.isfinite(self.sharpness):
+                self.weight = max(0.0, self.weight + self.eta * (self.sharpness - self.eps))
         self.optimizer.step()
         return loss.detach()
 

@@ -258,6 +258,9 @@ class SelfTuner:
             The loss before the update, without the entropy.
         """
         hyperparameters = self.model.hyperparameters
+        if not torch.equal(self.raw.detach().to(hyperparameters.raw), hyperparameters.raw):
+            with torch.no_grad():
+                self.raw.copy_(hyperparameters.raw)  # the model was loaded since
         with evaluating(self.model), hyperparameters.of_batch(self._drawn(inputs)):
             loss = self.loss(self.model(inputs), labels)
         objective = loss - self.entropy_weight * gaussian_entropy(F.softplus(self.raw_sigma))

@@ -118,7 +118,9 @@ def orthogonal_gradient(gradient: Tensor, weight: Tensor, share: float = 1.0) ->
     parallel = across.norm() <= 4 * torch.finfo(dtype).eps * g.norm()
     changed = g.lerp(torch.where(parallel, torch.zeros_like(across), across), share)
     length = changed.norm()
-    return (changed * (g.norm() / torch.where(length == 0, torch.ones_like(length), length)) * size).to(gradient.dtype)
+    kept = changed * (g.norm() / torch.where(length == 0, torch.ones_like(length), length)) * size
+    most = torch.finfo(gradient.dtype).max
+    return kept.clamp(-most, most).to(gradient.dtype)
 
 
 def _log_stablemax(x: Tensor, dim: int) -> Tensor:
@@ -194,6 +196,8 @@ def softmax_collapse_fraction(logits: Tensor, labels: Tensor) -> Tensor:
         tensor(0.5000)
     """
     _check_classified(logits, labels)
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(f"labels must be from 0 to {logits.shape[1] - 1}, got {labels.min()} to {labels.max()}")
     return (F.cross_entropy(logits, labels, reduction="none") == 0).float().mean()
 
 
@@ -271,6 +275,9 @@ class OrthoGrad(torch.optim.Optimizer):
         for group in self.param_groups:
             group.setdefault("orthograd_share", self.defaults["orthograd_share"])
 
+    def _share(self, group: dict[str, Any]) -> float:
+        return group.get("orthograd_share", self.defaults["orthograd_share"])
+
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Step the wrapped optimizer; each time it calls ``closure``, that finds the original gradients."""
         originals: list[tuple[Tensor, Tensor]] = []
@@ -279,7 +286,7 @@ class OrthoGrad(torch.optim.Optimizer):
             for group in self.param_groups:
                 for p in group["params"]:
                     if p.grad is not None:
-                        changed = orthogonal_gradient(p.grad.detach(), p.detach(), group["orthograd_share"])
+                        changed = orthogonal_gradient(p.grad.detach(), p.detach(), self._share(group))
                         originals.append((p, p.grad))
                         p.grad = changed
 

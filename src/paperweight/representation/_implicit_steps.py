@@ -69,6 +69,13 @@ class _InnerSteps:
         p.copy_(self.start)
 
 
+def _begin(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:
+    """Have a cycle begin where the parameters are now, and leave those alone that get no gradient in it."""
+    if group["inner_steps"] == 0:
+        for p in group["params"]:
+            optimizer.state.pop(p, None)
+
+
 def _ends(group: dict[str, Any]) -> bool:
     """Count an inner step of a group, and say whether it is the last one."""
     group["inner_steps"] += 1
@@ -134,7 +141,8 @@ class BackwardEuler(torch.optim.Optimizer):
         """
         loss = _evaluated(closure)
         for group in self.param_groups:
-            lr = group["lr"] / group["beta"] ** group["outer_steps"]
+            _begin(self, group)
+            lr = group["lr"] * (1 / group["beta"]) ** group["outer_steps"]
             for p in group["params"]:
                 if p.grad is not None:
                     steps = _InnerSteps(self.state[p], p)
@@ -213,6 +221,7 @@ class EntropySGD(torch.optim.Optimizer):
         """
         loss = _evaluated(closure)
         for at, group in enumerate(self.param_groups):
+            _begin(self, group)
             taken = group["outer_steps"] * group["inner"] + group["inner_steps"]
             for position, p in enumerate(group["params"]):
                 if p.grad is None:

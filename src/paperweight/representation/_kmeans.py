@@ -11,7 +11,7 @@ Deviations:
 import torch
 from torch import Tensor
 
-__all__ = ["distances", "kmeans_gradient", "kmeans_objective", "lloyd", "nearest", "sums"]
+__all__ = ["kmeans_gradient", "kmeans_objective", "lloyd", "nearest", "sums"]
 
 _ENTRIES = 2**22
 """Distances that are held at once, 32 MiB in float64."""
@@ -29,28 +29,11 @@ def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    own, products = _expanded(x, centroids)
-    values, labels = products.min(dim=1)
-    return values.add_(own).clamp_(min=0), labels
-
-
-def distances(x: Tensor, centroids: Tensor) -> Tensor:
-    """Give squared distances, (n, K), from a common origin near both, so that little is lost to rounding.
-
-    Example:
-        >>> distances(torch.tensor([[0.0], [5.0]]), torch.tensor([[1.0], [9.0]]))
-        tensor([[ 1., 81.],
-                [16., 16.]])
-    """
-    own, products = _expanded(x, centroids)
-    return products.add_(own[:, None]).clamp_(min=0)
-
-
-def _expanded(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Give |x|^2, (n,), and |c|^2 - 2 x c, (n, K), from an origin that is near both."""
+    """Seek the nearest by products, which lose what is small beside the centroids' spread, and then subtract it."""
     origin = centroids.mean(dim=0)
-    x, centroids = x - origin, centroids - origin
-    return x.square().sum(dim=1), torch.addmm(centroids.square().sum(dim=1), x, centroids.T, alpha=-2)
+    near = centroids - origin
+    labels = torch.addmm(near.square().sum(dim=1), x - origin, near.T, alpha=-2).min(dim=1).indices
+    return (x - centroids[labels]).square_().sum(dim=1), labels
 
 
 def _check_pair(x: Tensor, centroids: Tensor) -> None:

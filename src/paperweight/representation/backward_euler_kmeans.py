@@ -38,7 +38,7 @@ from torch import Tensor
 
 from paperweight.catalogue import Paper
 from paperweight.representation._implicit_steps import BackwardEuler, EntropySGD, check_averaging
-from paperweight.representation._kmeans import distances, kmeans_gradient, kmeans_objective, lloyd, nearest, sums
+from paperweight.representation._kmeans import kmeans_gradient, kmeans_objective, lloyd, nearest, sums
 
 __all__ = [
     "BackwardEuler",
@@ -108,7 +108,8 @@ def backward_euler_step(
 class StochasticBackwardEulerKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """k-means by stochastic backward Euler steps, an estimator of scikit-learn.
 
-    With ``inner=1``, ``alpha=0`` and ``beta=1`` it takes gradient steps on small batches.
+    With ``inner=1``, ``alpha=0`` and ``beta=1`` it takes gradient steps on small batches. Which centroid is nearest is
+    found from products, so that in float32 clusters should not be 1,000 times as far from each other as they are wide.
 
     Args:
         n_clusters: Number of clusters K, at least 1 and at most the number of samples.
@@ -173,6 +174,9 @@ class StochasticBackwardEulerKMeans(ClassNamePrefixFeaturesOutMixin, Transformer
             Itself.
         """
         samples = self._validated(X, [np.float64, np.float32], reset=True)
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.square(np.ptp(samples, axis=0)).sum()):
+                raise ValueError(f"X must have distances whose squares {samples.dtype} holds; scale it")
         self._check(len(samples))
         draws = check_random_state(self.random_state)
         x = self._tensor(samples)
@@ -196,7 +200,7 @@ class StochasticBackwardEulerKMeans(ClassNamePrefixFeaturesOutMixin, Transformer
 
     def transform(self, X: ArrayLike) -> Array:
         """Give the distance of each sample to each centroid, (n_samples, n_clusters)."""
-        return distances(*self._fitted(X)).sqrt().cpu().numpy()
+        return torch.cdist(*self._fitted(X), compute_mode="donot_use_mm_for_euclid_dist").cpu().numpy()
 
     def score(self, X: ArrayLike, y: object = None) -> float:
         """Give the negative sum of squared distances to the nearest centroids."""
@@ -207,7 +211,7 @@ class StochasticBackwardEulerKMeans(ClassNamePrefixFeaturesOutMixin, Transformer
         return len(self.cluster_centers_)
 
     def _tensor(self, values: Array) -> Tensor:
-        return torch.tensor(values, device=self.device)
+        return torch.tensor(np.ascontiguousarray(values), device=self.device)
 
     def _validated(self, X: ArrayLike, dtypes: list[Any], reset: bool) -> Array:
         return np.asarray(validate_data(self, _array(X), dtype=dtypes, reset=reset))
@@ -242,9 +246,13 @@ class StochasticBackwardEulerKMeans(ClassNamePrefixFeaturesOutMixin, Transformer
             return X[draws.permutation(len(X))[: self.n_clusters]]
         given = np.asarray(_array(self.init))
         shape = (self.n_clusters, X.shape[1])
-        if given.shape != shape or not np.isfinite(given).all():
-            raise ValueError(f"init must be finite, of shape (n_clusters, n_features), here {shape}, got {given.shape}")
-        return given.astype(X.dtype)
+        if given.shape != shape:
+            raise ValueError(f"init must have shape (n_clusters, n_features), here {shape}, got {given.shape}")
+        with np.errstate(over="ignore"):
+            given = given.astype(X.dtype)
+        if not np.isfinite(given).all():
+            raise ValueError(f"init must be finite in {X.dtype}, got numbers that are not")
+        return given
 
     def _descend(self, x: Tensor, centroids: Tensor, draws: np.random.RandomState) -> tuple[Tensor, list[float]]:
         """Take the implicit steps; return the centroids, and the objective on the batches of each step."""
@@ -256,7 +264,7 @@ class StochasticBackwardEulerKMeans(ClassNamePrefixFeaturesOutMixin, Transformer
         for outer in range(self.outer):
             steepest = (counts.max() / counts.sum()).item()
             batches = x[torch.from_numpy(draws.randint(len(x), size=(int(self.inner), size))).to(x.device)]
-            step = min(gamma / self.beta**outer, _SLOPE / steepest)
+            step = min(gamma * (1 / self.beta) ** outer, _SLOPE / steepest)
             centroids, counts, objective = self._implicit_step(batches, centroids, step)
             history.append(objective)
         return centroids, history

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from paperweight.catalogue import Paper
 from paperweight.errors import InputError
@@ -98,7 +99,7 @@ def hedge_weights(weights: Tensor, losses: Tensor, beta: float = 0.99, smooth: f
 
     Args:
         weights: Weight of each classifier, (classifiers,).
-        losses: Its loss, (classifiers,).
+        losses: Its loss, (classifiers,); where one is not finite the weights stay as they are.
         beta: The discount, above 0 and at most 1; the paper has 0.99. At 1 no weight is discounted.
         smooth: The floor times the number of classifiers, from 0 to 1; the paper has 0.2.
 
@@ -119,7 +120,7 @@ def hedge_weights(weights: Tensor, losses: Tensor, beta: float = 0.99, smooth: f
     spread = losses.max() - losses.min()
     scaled = (losses - losses.min()) / torch.where(spread == 0, torch.ones_like(spread), spread)
     raised = (weights * beta**scaled).clamp(min=smooth / len(weights))
-    return (raised / raised.sum()).to(weights)
+    return torch.where(losses.isfinite().all(), raised / raised.sum(), weights).to(weights)
 
 
 @final
@@ -133,7 +134,8 @@ class HedgedNetwork(nn.Module):
         model: The classifier.
         classes: Scores a classifier, at least 2, as many as the model gives.
         taps: Names of the layers in the model before which a classifier stands, from shallow to deep, each a
-            `torch.nn.Conv2d` or `torch.nn.Linear`; left out, all of these but the one that is registered last. With
+            `torch.nn.Conv2d` or `torch.nn.Linear`; left out, all of these but those inside attention, which
+            torch does not call, and the one that is registered last. With
             none it is the model alone.
         grid: Maps are averaged to ``grid x grid`` pixels, at least 1.
         generator: Source of the classifiers' initial weights, on the CPU; torch's global stream where it is left out.
@@ -168,7 +170,8 @@ class HedgedNetwork(nn.Module):
             if not isinstance(count, int) or isinstance(count, bool) or count < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {count!r}")
         layers = {name: part for name, part in model.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)}
-        names = tuple(layers)[:-1] if taps is None else tuple(taps)
+        called = [name for name, part in layers.items() if not isinstance(part, NonDynamicallyQuantizableLinear)]
+        names = tuple(called)[:-1] if taps is None else tuple(taps)
         if len(set(names)) < len(names) or not set(names) <= set(layers):
             raise ValueError(f"taps must name Conv2d or Linear layers, each once, got {list(names)} of {list(layers)}")
         self.model, self.classes, self.taps, self.grid, self.generator = model, classes, taps, grid, generator
@@ -187,7 +190,7 @@ class HedgedNetwork(nn.Module):
             In train mode scores and weights of all classifiers, in eval mode log-probabilities, (N, classes).
 
         Raises:
-            InputError: If the model does not call one of the layers.
+            InputError: If the model does not call one of the layers, or gives other scores than the number of classes.
         """
         seen: dict[nn.Module, Tensor] = {}
 
@@ -203,6 +206,9 @@ class HedgedNetwork(nn.Module):
                 hook.remove()
         if idle := [name for name, layer in zip(self.names, layers, strict=True) if layer not in seen]:
             raise InputError(f"taps must be layers that the model calls, it does not call {idle[0]!r}; leave it out")
+        if not isinstance(logits, Tensor) or logits.ndim < 2 or logits.shape[-1] != self.classes:
+            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise InputError(f"model must give scores (N, {self.classes}), classes being {self.classes}, got {got}")
         scores = (*(head(seen[layer]) for layer, head in zip(layers, self.heads, strict=True)), logits)
         outputs = Hedged(scores, self.weights)
         return outputs if self.training else _mixture(outputs)
@@ -260,6 +266,8 @@ class HedgeBackprop:
         self, model: HedgedNetwork, optimizer: torch.optim.Optimizer, beta: float = 0.99, smooth: float = 0.2
     ) -> None:
         _check_hedge(beta, smooth)
+        if not isinstance(model, HedgedNetwork):
+            raise ValueError(f"model must be a HedgedNetwork, got {type(model).__name__}")
         held = {p for group in optimizer.param_groups for p in group["params"]}
         if missing := [name for name, p in model.named_parameters() if p.requires_grad and p not in held]:
             raise ValueError(f"optimizer must hold all of model, not without {missing[0]}; make it after the network")

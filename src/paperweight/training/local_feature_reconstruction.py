@@ -108,7 +108,7 @@ def depth_weights(ends: Ends, parts: int) -> list[float]:
 
 
 def _check_ends(name: str, ends: Ends) -> None:
-    if not all(0 <= weight < math.inf for weight in ends):
+    if len(ends) != 2 or not all(0 <= weight < math.inf for weight in ends):
         raise ValueError(f"{name} must be two weights, finite and at least 0, got {ends}")
 
 
@@ -149,13 +149,15 @@ def local_reconstruction_loss(
         A scalar.
 
     Raises:
-        ValueError: If a weight is not finite or negative.
+        ValueError: If a weight is not finite or negative, or the outputs are those of eval mode.
 
     Example:
         >>> outputs = LocalOutputs(torch.zeros(1, 2), (torch.zeros(1, 2),), (torch.tensor(0.5),))
         >>> local_reconstruction_loss(outputs, torch.tensor([0]), reconstruction=(2.0, 0.0))
         tensor(2.3863)
     """
+    if not isinstance(outputs, LocalOutputs):
+        raise ValueError(f"outputs must be those of train mode, got {type(outputs).__name__}; call model.train()")
     _check_ends("reconstruction", reconstruction)
     _check_ends("classification", classification)
     parts = len(outputs.scores) + 1

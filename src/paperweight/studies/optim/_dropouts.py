@@ -140,7 +140,9 @@ def fits_self_tuning(model: nn.Module, data: Splits) -> str:
         try:
             changed = responding(model).train()
             optimizer = torch.optim.SGD(changed.parameters(), lr=0.0)
-            SelfTuner(changed, optimizer, generator=torch.Generator().manual_seed(0)).step(inputs, labels)
+            tuner = SelfTuner(changed, optimizer, generator=torch.Generator().manual_seed(0))
+            tuner.step(inputs, labels)
+            tuner.tune(inputs, labels)
         except ValueError as error:
             return str(error)
         except Exception as error:  # what a network raises is its own

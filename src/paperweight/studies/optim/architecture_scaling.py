@@ -25,6 +25,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from paperweight.data import Splits
 from paperweight.loops import Evaluation, Tuned, tune
+from paperweight.nets.plain import computed_weight
 from paperweight.optim.architecture_scaling import DagMLP, Edge, dag_init_, in_degrees, lr_scale, path_depths
 from paperweight.studies import Arm, Metric, Outcome, Recipe, Setting, Study, Trained, classification
 
@@ -106,10 +107,15 @@ def _draw(model: nn.Module, inputs: torch.Tensor, steps: int, generator: torch.G
 
 def _traceable(model: nn.Module, data: Splits) -> str:
     try:
+        if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+            return "the network must have its layers built; call it once"
         degrees = in_degrees(model)
     except ValueError as error:
         return str(error)
-    return "" if len(degrees) > 1 else "the network has fewer than two linear layers or convolutions"
+    if words := computed_weight(model):
+        return f"the network must have plain weights, but {words}"
+    trained = [name for name in degrees if model.get_submodule(name).get_parameter("weight").requires_grad]
+    return "" if len(trained) > 1 else "the network must have two linear layers or convolutions that are trained"
 
 
 RECIPE = Recipe(

@@ -30,8 +30,6 @@ from paperweight.representation.backward_euler_kmeans import BackwardEuler, Stoc
 from paperweight.studies import Arm, Metric, Outcome, Recipe, Setting, Study
 
 Array = NDArray[Any]
-_PASSES = 60
-"""How often a run of the method looks at all samples, with its batches of a twentieth and the steps at the end."""
 
 
 class _Found(NamedTuple):
@@ -55,6 +53,11 @@ def _kmeans(start: Any, clusters: int, seed: int = 0) -> Any:
     return make(clusters, init=start, n_init=1, tol=0, random_state=seed)
 
 
+def _batch(x: Array, clusters: int) -> int:
+    """Give the samples of a batch, as the method has it where it is not told."""
+    return min(len(x), max(50, 5 * clusters, len(x) // 20))
+
+
 def _lloyd(x: Array, start: Array, seed: int, steps: int) -> _Found:
     return _fitted(_kmeans(start, len(start)), x)
 
@@ -62,7 +65,8 @@ def _lloyd(x: Array, start: Array, seed: int, steps: int) -> _Found:
 def _restarts(x: Array, start: Array, seed: int, steps: int) -> _Found:
     """Start anew until as many samples have been looked at as by the method, and keep the best."""
     draws, found, passes = np.random.RandomState(seed), list[_Found](), 0
-    while passes < _PASSES * steps / 100:
+    most = 10 * steps * _batch(x, len(start)) / len(x) + 10
+    while passes < most:
         estimator = _kmeans(start, len(start))
         found.append(_fitted(estimator, x))
         passes += estimator.n_iter_
@@ -75,10 +79,11 @@ def _plus_plus(x: Array, start: Array, seed: int, steps: int) -> _Found:
 
 
 def _minibatch(x: Array, start: Array, seed: int, steps: int) -> _Found:
-    """Take ten batches of a twentieth for each implicit step, which are half a pass over the samples."""
+    """Take as many batches of the same size, ten for each implicit step."""
     make: Any = MiniBatchKMeans
     settings = {"max_no_improvement": None, "reassignment_ratio": 0.0, "n_init": 1, "random_state": seed}
-    size, passes = max(1, len(x) // 20), max(1, steps // 2)
+    size = _batch(x, len(start))
+    passes = max(1, 10 * steps * size // len(x))
     return _fitted(make(len(start), init=start, batch_size=size, max_iter=passes, **settings), x)
 
 

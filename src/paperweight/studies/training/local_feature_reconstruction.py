@@ -96,10 +96,11 @@ STUDY = Study(
     limits=(
         "Images of 14 x 14 pixels as four patches, the same 4,000 to test on for every seed, four blocks of 32 numbers "
         "a token, some 6,400 images seen: nothing follows for Swin, where decoders are larger for the image than for "
-        "features, nor for long training. Here both targets have about as many numbers, so that the paper's lower "
+        "features, nor for long training. Here a patch has 49 numbers and a token 32, so that the paper's lower "
         "memory against InfoPro cannot show; heads of 128 units are large beside these blocks, so that less memory is "
         "saved than the paper's 45%. Weights of the losses are this library's, alike in all arms, not tuned; "
-        "the authors' could not be found. Memory is counted as autograd keeps it, not measured on a GPU."
+        "the authors' could not be found. Back-propagation chose the lowest rate in all of 9 seeds, so that the goal "
+        "may be better still. Memory is counted as autograd keeps it, not measured on a GPU."
     ),
     seeds=9,
 )
