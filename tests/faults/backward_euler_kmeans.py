@@ -24,7 +24,11 @@ FAULTS = (
     Fault("no polish", "lloyd(x, centroids, int(self.polish))", "centroids"),
     Fault("the worst start kept", "min(attempts, key", "max(attempts, key"),
     Fault("inertia is the objective", "2 * len(samples) * objective", "objective"),
-    Fault("squared distances given", "distances(*self._fitted(X)).sqrt()", "distances(*self._fitted(X))"),
+    Fault(
+        "squared distances given",
+        'compute_mode="donot_use_mm_for_euclid_dist").cpu()',
+        'compute_mode="donot_use_mm_for_euclid_dist").square().cpu()',
+    ),
     Fault("score without its sign", "return -nearest(*self", "return nearest(*self"),
     Fault(
         "seeds drawn with repetition",
@@ -33,8 +37,8 @@ FAULTS = (
     ),
     Fault(
         "centroids that were given not looked at",
-        "if given.shape != shape or not np.isfinite(given).all():",
-        "if given.shape != shape:",
+        "if not np.isfinite(given).all():",
+        "if False:",
     ),
     Fault("clusters more than samples", "if samples < self.n_clusters:", "if False:"),
     Fault(
@@ -80,8 +84,12 @@ FAULTS = (
         'lr = group["lr"]',
         part=_STEPS,
     ),
-    Fault("the mean goes on over cycles", "        self.average.copy_(self.start)\n", "", part=_STEPS),
-    Fault("ends at the last inner step", "        p.copy_(self.start)\n", "", part=_STEPS),
+    Fault(
+        "ends at the last inner step",
+        "        p.copy_(self.start.lerp_(self.average, share))",
+        "        self.start.lerp_(self.average, share)",
+        part=_STEPS,
+    ),
     Fault("pushed away from the start", "(p - steps.start).mul_", "(steps.start - p).mul_", part=_STEPS),
     Fault("outer rate forgotten", '.end(p, group["outer_lr"])', ".end(p, 1.0)", part=_STEPS),
     Fault(

@@ -8,7 +8,7 @@ FAULTS = (
     Fault("equal losses divided by 0", "torch.where(spread == 0, torch.ones_like(spread), spread)", "spread"),
     Fault("floor not shared", "clamp(min=smooth / len(weights))", "clamp(min=smooth)"),
     Fault("no floor", ".clamp(min=smooth / len(weights))", ""),
-    Fault("weights that do not sum to 1", "(raised / raised.sum()).to(weights)", "raised.to(weights)"),
+    Fault("weights that do not sum to 1", "raised / raised.sum(), weights)", "raised, weights)"),
     Fault(
         "loss without weights", "(weights.clone() * _losses(scores, labels)).sum()", "_losses(scores, labels).mean()"
     ),
@@ -29,7 +29,7 @@ FAULTS = (
     ),
     Fault("features without their history", "self.grid)\n\n        layers", "self.grid).detach()\n\n        layers"),
     Fault("hooks left behind", "                hook.remove()", "                pass"),
-    Fault("the last layer's input, too", "tuple(layers)[:-1] if taps", "tuple(layers) if taps"),
+    Fault("the last layer's input, too", "tuple(called)[:-1] if taps", "tuple(called) if taps"),
     Fault("the global stream", "-bound, bound, generator=generator)", "-bound, bound)"),
     Fault(
         "last prediction after the weights",

@@ -14,7 +14,7 @@ FAULTS = (
     Fault("always all of it", "torch.zeros_like(across), across), share)", "torch.zeros_like(across), across), 1.0)"),
     Fault("small gradients vanish", "g, size = _scaled(gradient.to(dtype))", "g, size = gradient.to(dtype), 1.0"),
     Fault("half precision as it is", "torch.promote_types(gradient.dtype, torch.float32)", "gradient.dtype"),
-    Fault("a share for all groups", 'p.detach(), group["orthograd_share"])', "p.detach(), self.share)"),
+    Fault("a share for all groups", "p.detach(), self._share(group))", "p.detach(), self.share)"),
     Fault(
         "gradients not put back", "        finally:\n            restore()\n", "        finally:\n            pass\n"
     ),

@@ -460,6 +460,7 @@ def test_a_tuner_made_before_the_weights_are_loaded_takes_up_the_hyperparameters
     first.tune(x, labels)
     second.model.load_state_dict(first.model.state_dict())
     second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert torch.equal(second.raw, first.raw)
     for tuner in (first, second):
         tuner.tune(x, labels)
     assert torch.equal(first.raw, second.raw)

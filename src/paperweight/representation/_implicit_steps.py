@@ -63,10 +63,8 @@ class _InnerSteps:
         self.average.lerp_(p, 1 - alpha)
 
     def end(self, p: Tensor, share: float) -> None:
-        """Move the start a share of the way to the mean, and begin there anew."""
-        self.start.lerp_(self.average, share)
-        self.average.copy_(self.start)
-        p.copy_(self.start)
+        """Move the start a share of the way to the mean, and the parameter there."""
+        p.copy_(self.start.lerp_(self.average, share))
 
 
 def _begin(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:
