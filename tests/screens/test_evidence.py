@@ -80,6 +80,15 @@ def test_gains_of_nothing_at_all_have_an_interval_of_nothing() -> None:
     assert (interval.low, interval.high) == (0.0, 0.0)
 
 
+def test_a_gain_is_told_within_its_interval_though_one_pair_puts_the_mean_outside() -> None:
+    gains = [0.001, -0.002, 0.0005, -0.001, 0.002] * 6 + [-0.9]
+    found = confirm({"a": gains}, shares(["a"], []), 0.01)["a"]
+    assert sum(gains) / len(gains) < found.interval.low < 0
+    assert found.gain == 0.0005
+    usual = confirm({"a": gains[:-1]}, shares(["a"], []), 0.01)["a"]
+    assert usual.gain == pytest.approx(0.0001)
+
+
 def test_a_gain_within_the_minimal_effect_is_no_effect_though_it_is_sure() -> None:
     gains = {"a": [0.004, 0.005, 0.0045, 0.0055] * 4}
     assert effects(gains, shares(["a"])) == {"a": "helps"}

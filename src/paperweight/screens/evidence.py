@@ -12,6 +12,7 @@ are confirmed first share four fifths of that twentieth, those that are only loo
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import final
 
 import numpy as np
@@ -37,7 +38,8 @@ class Confirmed:
 
     Attributes:
         gains: One a pair, above zero where the recipe is better; ``None`` where a trial failed.
-        gain: Their mean.
+        gain: Their mean; where a few that differ much put that outside the interval, their median, and where that is
+            outside, too, the nearest end.
         interval: Of the centre, with its coverage.
         verdict: ``helps``, ``hurts``, ``no effect`` or ``inconclusive``.
     """
@@ -156,8 +158,17 @@ def confirm(
         interval = evidence_interval(each, 1 - FALSE * share[name] * max(1, len(found)))
         small = -minimal_effect < interval.low <= interval.high < minimal_effect
         verdict = "no effect" if small else found.get(name, "inconclusive")
-        confirmed[name] = Confirmed(tuple(each), mean(each), interval, verdict)
+        confirmed[name] = Confirmed(tuple(each), _middle(each, interval), interval, verdict)
     return confirmed
+
+
+def _middle(gains: Sequence[float | None], interval: Interval) -> float:
+    """Return the gain to tell beside an interval, within it unless that is empty: what is told must not contradict."""
+    low, high = interval.low, interval.high
+    value = mean(gains)
+    if math.isnan(value) or low <= value <= high or low > high:
+        return value
+    return min(max(median(gain for gain in gains if gain is not None), low), high)
 
 
 @final
