@@ -1,9 +1,8 @@
 """Quantum layers that take the place of classical ones: a flipped quanvolution and a data re-uploading linear layer.
 
-Layers of a small network are swapped one after the other for simulated qubits with the same inputs and outputs, which
-shows which of them costs accuracy. In the convolution, parameters make a state of two qubits and a patch of the image
-is what is measured; in the linear layer, inputs and parameters turn a state in alternation, and what is measured are
-the probabilities of its basis states.
+Layers of a small network are swapped one after the other for simulated qubits, which shows which of them costs
+accuracy. In the convolution, parameters make a state of two qubits and a patch of the image is measured; in the linear
+layer inputs and parameters turn a state in alternation, and the probabilities of its basis states are measured.
 Cost: the convolution is computed exactly as one by a kernel made of its parameters, at about the cost of any; the
 linear layer takes a matrix exponential of 2^n x 2^n for each example, n being the number of qubits.
 
@@ -18,8 +17,7 @@ Deviations:
       once for a batch and convolved with, where the authors measure each patch. The values are the same.
     - Parameters are real. In the authors' PyTorch code they are complex numbers, whose imaginary parts training moves,
       after which gates are no longer unitary; their JAX code has real ones.
-    - `quantum_convolutions`, which swaps the convolutions of any network, is not in the paper, nor is a convolution
-      without a bias, which it needs.
+    - `quantum_convolutions`, for any network, is not in the paper, nor a convolution without bias, which it needs.
 """
 
 from typing import Any, final

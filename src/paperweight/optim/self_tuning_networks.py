@@ -1,21 +1,19 @@
 """Self-tuning networks (STN): dropout rates and other hyperparameters are tuned by gradients while a network trains.
 
 Each layer has a second set of weights, of which it adds to the first as much as the hyperparameters say, so that the
-network learns what its weights would become under other hyperparameters near the present ones: its response. A step on
-training examples teaches it that, with hyperparameters drawn anew for each example; a step on held-out examples moves
-the hyperparameters to where the response has a lower loss. Training need not be differentiable by them.
+network learns what its weights would become under hyperparameters near the present ones, drawn for each example: its
+response. A step on held-out examples moves the hyperparameters to where the response has a lower loss.
 Cost: twice the weights and multiplications; one held-out pass to two training steps. `settled` undoes the first.
 
 Source:
     M. MacKay, P. Vicol, J. Lorraine, D. Duvenaud, R. Grosse, "Self-Tuning Networks: Bilevel Optimization of
     Hyperparameters using Structured Best-Response Functions", ICLR 2019, https://arxiv.org/abs/1903.03088, and the
-    authors' code, https://github.com/asteroidhouse/self-tuning-networks, for defaults, initial values, the form of the
-    spread and the modes. Implemented: the responses of linear layers and convolutions, both updates, the entropy.
+    authors' code, https://github.com/asteroidhouse/self-tuning-networks, for defaults, initial values, spread, modes.
+    Implemented: the responses of linear layers and convolutions, both updates, the entropy.
 
 Deviations:
-    - Of the layers: see `_responses`.
-    - The authors change networks by hand; here `self_tuned` changes a copy of a given one, whose weights are the first.
-    - Draws that a batch shares, which they have for some hyperparameters, and two step sizes for Adam are left out.
+    - Of layers: see `_responses`. The authors change networks by hand; here `self_tuned` changes a copy of a given one.
+    - Draws that a batch shares, and two step sizes for Adam are left out.
 """
 
 import math
@@ -176,8 +174,7 @@ class SelfTuner:
         ValueError: If an argument is outside its range, the model another, or the optimizer lacks a parameter of it.
 
     Attributes:
-        raw: Raw values of the hyperparameters, (n,), which the model has, too.
-        raw_sigma: Their spreads, before a softplus, (n,).
+        raw, raw_sigma: Raw values of the hyperparameters, as the model's, and their spreads before a softplus, (n,).
 
     Example:
         >>> model = self_tuned(nn.Sequential(nn.Dropout(0.05), nn.Linear(4, 2)))

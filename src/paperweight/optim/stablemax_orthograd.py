@@ -1,8 +1,7 @@
 """OrthoGrad and StableMax: learn on, once every training example is right, by more than growing logits.
 
-Scaling all weights of a network lowers cross-entropy and changes no prediction; once the training examples are right,
-gradients come to point that way, and in the end the softmax rounds the loss to 0. OrthoGrad takes the part along the
-weights out of each gradient; StableMax puts a function that grows linearly in place of the exponential.
+Once the training examples are right, gradients come to scale all weights, which changes no prediction, until the
+softmax rounds the loss to 0. OrthoGrad takes that part out of each gradient; StableMax replaces the exponential.
 Cost: some ten passes over weights and gradients a step, and no state; of StableMax two logarithms a logit.
 
 Source:
@@ -11,14 +10,11 @@ Source:
     of examples whose softmax has collapsed, the alignment with the direction of naive loss minimisation (NLM).
 
 Deviations:
-    - A gradient that is parallel to its weights to within rounding becomes 0; the authors' code scales what rounding
-      leaves of it up to the gradient's length. A tensor of one entry therefore never moves, unless its group has a
-      ``share`` of 0.
-    - The projection is done twice, since once leaves a part along the weights where the gradient is nearly parallel to
-      them, and on numbers scaled to a largest one of 1, since squares of gradients below 1e-23 vanish in float32.
-    - The gradient keeps its length as in the authors' code; the paper's equation only projects. `share` is ours.
-    - ``p.grad`` is put back after a step. The authors' code overwrites it, and leaves what a closure makes as it is.
-    - StableMax is the softmax of sign(x) log(1 + |x|), in the dtype of the logits; the authors take float64.
+    - A gradient parallel to its weights to within rounding becomes 0; the authors' code scales what rounding leaves up
+      to its length. So a tensor of one entry never moves, unless its group has a ``share`` of 0.
+    - The projection is done twice, and on scaled numbers, since squares of gradients below 1e-23 vanish in float32.
+    - The gradient keeps its length as in the authors' code, as far as the dtype holds it; the paper's equation only
+      projects. `share` is ours, ``p.grad`` is put back after a step, StableMax keeps the dtype of the logits.
 """
 
 from collections.abc import Callable, Sequence
@@ -179,11 +175,9 @@ def stablemax_cross_entropy(
 def softmax_collapse_fraction(logits: Tensor, labels: Tensor) -> Tensor:
     """Give the share of examples whose cross-entropy is exactly 0, so that they teach nothing any more.
 
-    For them the sum of exponentials equals the largest, that of the label, in the precision of the logits.
-
     Args:
         logits: What the network says, (N, classes), N at least 1, in the dtype in which the loss is computed.
-        labels: Class numbers, int64, (N,).
+        labels: Class numbers, int64, (N,), each from 0 to classes - 1.
 
     Returns:
         The share, a float32 scalar from 0 to 1.
@@ -205,7 +199,7 @@ def nlm_alignment(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Ten
     """Give the cosine between the negative gradient and the weights: 1 where a step would only scale the network.
 
     Args:
-        weights: Tensors of weights, of any shapes, as one vector; for one layer give those of that layer.
+        weights: Tensors of weights, of any shapes, as one vector.
         gradients: The gradient of each.
 
     Returns:
@@ -229,9 +223,8 @@ def nlm_alignment(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Ten
 class OrthoGrad(torch.optim.Optimizer):
     """Any torch optimizer, stepped on gradients that are orthogonal to the weights of each tensor.
 
-    At ``share=0`` it is the wrapped optimizer. Groups and state are the wrapped optimizer's. A group has a share of its
-    own where it names ``orthograd_share``: 0 for tensors that should be scaled, such as one entry alone. A step puts
-    ``p.grad`` back. By such gradients alone SGD can only lengthen weights; weight decay is left as it is.
+    At ``share=0`` it is the wrapped optimizer, whose groups and state it has. A group has a share of its own where it
+    names ``orthograd_share``: 0 for single entries. SGD alone can then only lengthen weights; decay is left as it is.
 
     Args:
         optimizer: The optimizer to wrap; from here on step this object, and not the wrapped one.

@@ -1,8 +1,8 @@
 """Hedge backpropagation: a classifier at every depth, weighed by how well it has done so far on the stream.
 
 Shallow classifiers learn fast and deep ones learn more; how deep a network should be shows only once the stream has
-been seen. Here each layer's input has a classifier of its own, the prediction is their weighted mean, and the weight of
-a classifier is discounted by its loss after every example. The same weights share out the gradient.
+been seen. Here each layer's input has a classifier, the prediction is their weighted mean, and weights, which share out
+the gradient, too, are discounted by the loss after every example.
 Cost: a linear layer for each layer, in training and afterwards.
 
 Source:
@@ -12,8 +12,7 @@ Source:
 
 Deviations:
     - Losses that are all equal discount nothing; the authors' code divides 0 by 0.
-    - Any classifier may be given, not only a fully connected one: what its layers take is what classifiers see. The
-      last layer is the deepest classifier. The authors' code has none on the input, the paper has; so has this.
+    - Any network may be given; its last layer is the deepest classifier. As in the paper there is one on the input.
     - Maps are averaged to a grid before a classifier sees them, and tokens to their mean; the paper has neither.
     - A batch counts as one example, with its mean losses. Any optimizer may be used; the paper has SGD.
 """
@@ -30,13 +29,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from paperweight.catalogue import Paper
 from paperweight.errors import InputError
 
-__all__ = [
-    "HedgeBackprop",
-    "Hedged",
-    "HedgedNetwork",
-    "hedge_weights",
-    "hedged_loss",
-]
+__all__ = ["HedgeBackprop", "Hedged", "HedgedNetwork", "hedge_weights", "hedged_loss"]
 
 PAPER = Paper(
     title="Online Deep Learning: Learning Deep Neural Networks on the Fly",

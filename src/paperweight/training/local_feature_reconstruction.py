@@ -2,8 +2,7 @@
 
 A transformer is cut into parts with no gradient from one to another. A part learns to classify through an auxiliary
 head, and that alone lets it drop what later parts need; so a small decoder must also get back, from the tokens that the
-part gives, those that it was given. InfoPro has every part reconstruct the image; the tokens of the part before are an
-easier target, in which some details are left out already.
+part gives, those that it was given. InfoPro has every part reconstruct the image, which is harder.
 Cost: a head and a decoder for each part but the last, in training; nothing afterwards.
 
 Source:
@@ -16,8 +15,7 @@ Deviations:
     - Weights, head and decoder are not the authors', which could not be found. Here the weight of the reconstruction
       falls from 1 to 0 and that of the classification is 1; a head is layer norm, the mean over tokens and two linear
       layers; a decoder is two linear layers on each token, or what is given.
-    - The first part reconstructs the tokens of its patch embedding, as they are in eval mode. Whether the authors'
-      reconstructs these or the image could not be settled.
+    - The first part reconstructs the tokens of its embedding in eval mode; whether the authors' does is not settled.
     - The image is reconstructed by patches and squared error; InfoPro has convolutions and binary cross-entropy.
     - The number of tokens stays the same. Swin's merging of patches, after which a decoder upsamples, is left out.
 """
