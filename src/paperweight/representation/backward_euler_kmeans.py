@@ -131,7 +131,7 @@ class StochasticBackwardEulerKMeans(ClassNamePrefixFeaturesOutMixin, Transformer
         labels_: Number of the nearest centroid of each sample, (n_samples,).
         inertia_: Sum of squared distances to these.
         n_iter_: Number of implicit steps.
-        history_: Objective on the batches of each implicit step, (n_iter_,), as `kmeans_objective` counts.
+        history_: Objective on the batches of each implicit step, one number a step, as `kmeans_objective` counts.
 
     Raises:
         ValueError: From ``fit``, if an argument is outside its range, or the data are not finite numbers, (n, d).
