@@ -1,11 +1,13 @@
 """The report of a screen: one self-contained page, and its numbers as JSON."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
+from paperweight import nets
 from paperweight.catalogue import Entry, entries
 from paperweight.reports.pages import rendered, write_page
 from paperweight.reports.screening_figures import costs_figure, ranking_figure, rates_figure
@@ -65,12 +67,14 @@ def render_screen(screen: Screen) -> str:
 
 
 def _imports(fate: Fate, known: dict[str, Entry]) -> str:
-    """Return the line that imports what a recipe's line names."""
+    """Return the lines that import what a recipe's line names, of its paper and of the networks' tools."""
     if fate.name not in known:
         return ""
     entry = known[fate.name]
-    names = [name for name in entry.paper.provides if name in fate.line.replace("(", " ").replace(")", " ").split()]
-    return f"from paperweight.{entry.field} import {', '.join(names)}" if names else ""
+    named = set(re.findall(r"\w+", fate.line))
+    sources = {f"paperweight.{entry.field}": list(entry.paper.provides), "paperweight.nets": nets.__all__}
+    found = {module: [name for name in names if name in named] for module, names in sources.items()}
+    return "\n".join(f"from {module} import {', '.join(names)}" for module, names in found.items() if names)
 
 
 def _left(fates: Sequence[Fate]) -> list[tuple[Fate, float | None]]:

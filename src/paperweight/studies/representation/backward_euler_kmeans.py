@@ -6,12 +6,12 @@ over these starts of what is left of the variance of the digits: the sum of squa
 as a share of that to the common mean.
 
 What it can show: whether the steps end lower than Lloyd's algorithm does from the same starts. A share that is not
-lower would refute the claim. One such run looks at about 60 times all samples, where Lloyd's algorithm needs about 20;
-so one control starts that anew as often as it has time for, and keeps the best. The others are what a person would take
-instead, k-means++ and mini-batch k-means of scikit-learn, and gradient steps of the same size on the same batches,
-neither averaged nor held at the start of each step, of which as low a share would show that steps need not be implicit.
-What it cannot: anything about many clusters or samples, or about
-networks, for which the optimizers in the same file are.
+lower would refute the claim. One such run looks at all digits about 60 times and at all points about 95 times, where
+Lloyd's algorithm needs about 20; so one control starts that anew until it has looked as often, and keeps the best. The
+others are what a person would take instead, k-means++ and mini-batch k-means of scikit-learn, and gradient steps of the
+same size on the same batches, neither averaged nor held at the start of each step, of which as low a share would show
+that steps need not be implicit. What it cannot: anything about many clusters or samples, or about networks, for which
+the optimizers in that file are.
 """
 
 from collections.abc import Callable
