@@ -20,7 +20,7 @@ from paperweight.cli import apart
 def run():
     {body}
 
-apart._PATIENCE = 0.5
+apart._PATIENCE = {patience}
 sys.exit(apart.run_apart(run, ["check", "layer", "mine:X\\x1b"]))
 """
 ENDS = {
@@ -35,8 +35,8 @@ ENDS = {
 }
 
 
-def start(body: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", CODE.format(body=body)]
+def start(body: str, patience: float = 20.0) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", CODE.format(body=body, patience=patience)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
@@ -70,7 +70,7 @@ def test_a_process_that_does_not_stop_is_killed_with_all_that_it_started() -> No
         "signal.signal(signal.SIGINT, signal.SIG_IGN); subprocess.Popen(['sleep', '60'], start_new_session=True); "
         "print('begun', flush=True); time.sleep(60); return 0"
     )
-    process = start(body)
+    process = start(body, patience=0.5)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     below = descendants(process.pid)
