@@ -41,9 +41,9 @@ def own_files() -> dict[str, str]:
     modules: list[object] = list(sys.modules.values())  # which may hold anything
     for module in modules:
         file = getattr(module, "__file__", None)
-        if not isinstance(module, ModuleType) or not isinstance(file, str):
+        if not isinstance(module, ModuleType) or not isinstance(file, str) or not belongs_to_the_user(file):
             continue
-        if module not in _imported and belongs_to_the_user(file) and Path(file).is_file():
+        if module not in _imported and Path(file).is_file():
             path = Path(file).resolve()
             _imported[module] = str(path), _digest(path)
         if module in _imported:

@@ -6,6 +6,7 @@ A *unit* is a function, a method, what remains of a class without its methods, o
 
 import ast
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -107,8 +108,9 @@ class SourceTree:
     def state(self) -> str:
         """Return a hash of all files of the package, their layout and words included."""
         found = hashlib.sha256()
-        for path in sorted(self.package.rglob("*.py")):
-            found.update(f"{self._module(path)} {_content(path)}".encode())
+        for (*folders, name), entry in sorted(_sources(self.package, ()), key=lambda source: source[0]):
+            module = ".".join(folders if name == "__init__.py" else (*folders, name.removesuffix(".py")))
+            found.update(f"{module} {_content(entry)}".encode())
         return found.hexdigest()[:16]
 
     def used(self, record: Recording) -> dict[str, str]:
@@ -243,9 +245,21 @@ def _innermost(module: _Module, line: int) -> Unit | None:
     return min(around, key=lambda unit: unit.last - unit.first, default=None)
 
 
-def _content(path: Path) -> str:
-    stat = path.stat()
-    return _hashed(str(path), stat.st_mtime_ns, stat.st_size)
+def _sources(
+    folder: Path | os.DirEntry[str], parts: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
+    """Find the files of Python below a folder, with the names that lead to each; every trial asks, so it is quick."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sources(entry, (*parts, entry.name))
+            elif entry.name.endswith(".py"):
+                yield (*parts, entry.name), entry
+
+
+def _content(file: os.DirEntry[str]) -> str:
+    stat = file.stat()
+    return _hashed(file.path, stat.st_mtime_ns, stat.st_size)
 
 
 @cache
