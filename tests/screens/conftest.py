@@ -89,7 +89,7 @@ class DrawnBench:
                 self.interrupted = True
         return latest
 
-    def course(self, recipes: Sequence[str], *, target: str | None = None) -> Course:
+    def course(self, recipes: Sequence[str], *, target: str | None = None, after: Course | None = None) -> Course:
         def told(progress: Progress) -> None:
             self.stages.append(progress.stage)
             self.told.append(progress)
@@ -100,10 +100,11 @@ class DrawnBench:
             data,
             dict.fromkeys(recipes, RECIPE),
             jobs=2,
-            planned=None,
+            planned=None if after is None else after.planned,
+            going=None if after is None else after.going,
             tell=told,
         )
-        course.go(keep=lambda _: None)
+        course.go(keep=lambda: None)
         return course
 
 

@@ -99,6 +99,17 @@ def test_pairs_have_a_baseline_of_their_own_seed_and_end_with_the_verdict(drawn)
     assert min(seeds["harmful"]) > 0  # it was looked at after those that led
 
 
+def test_who_was_chosen_for_confirmation_stays_chosen_when_a_screen_goes_on_with_less_time(drawn) -> None:
+    recipes = [*RECIPES, *(f"r{i}" for i in range(12))]
+    first = drawn(EFFECTS).course(recipes)
+    late = drawn(EFFECTS, minutes=6.0).course(recipes, after=first)
+    assert late.planned == first.planned
+    assert late.confirmation is not None
+    assert list(late.going) == list(first.going)
+    first.going = None
+    assert len(drawn(EFFECTS, minutes=6.0).course(recipes, after=first).going) < len(late.going)
+
+
 def test_what_does_not_fit_is_left_out_with_the_reason(drawn) -> None:
     screen = screened(drawn(EFFECTS, misfits=["other"]))
     assert [(fate.name, fate.reason) for fate in screen.fates if fate.stage == "misfit"] == [

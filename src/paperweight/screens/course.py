@@ -56,10 +56,13 @@ class Course:
         recipes: The recipes, by name.
         jobs: Trials at once.
         planned: What a trial costs and the plan, where it goes on; they are made anew where left out.
+        going: The recipes that are confirmed, where it goes on after the race, so that the time that is left by then
+            does not choose others; they are chosen anew where left out.
         tell: Called after every trial.
 
     Attributes:
         planned: Costs and plan; ``None`` before they are made.
+        going: The recipes that are confirmed, best first; ``None`` before the race is over.
         optimizer: The baseline's optimizer, and the rates of each that were tried, with their scores.
         fates: Name to what became of each recipe.
         confirmation: The pairs; ``None`` before the first.
@@ -74,9 +77,11 @@ class Course:
         *,
         jobs: int,
         planned: tuple[Costs, Plan] | None,
+        going: Sequence[str] | None,
         tell: Callable[[Progress], None] | None,
     ) -> None:
         self.planned = planned
+        self.going = going
         self.optimizer = next(iter(OPTIMIZERS))
         self.scores: dict[str, dict[float, float]] = {}
         self.lr: float | None = None
@@ -93,11 +98,11 @@ class Course:
         self._rates: dict[str, float] = {}
         self._margins: dict[str, float | None] = {}
 
-    def go(self, keep: Callable[[tuple[Costs, Plan]], None]) -> None:
+    def go(self, keep: Callable[[], None]) -> None:
         """Go through all stages, as long as there is time.
 
         Args:
-            keep: Called with costs and plan once they are made.
+            keep: Called once costs and plan are made, and once it is chosen which recipes are confirmed.
 
         Raises:
             InputError: If no trial of the baseline finished.
@@ -106,7 +111,7 @@ class Course:
             self.planned = self._calibrated()
             if self.planned is None:
                 return
-            keep(self.planned)
+            keep()
         costs, plan = self.planned
         self._data = replace(self._data, used=plan.examples)
         self._bench.seconds = lambda arm: costs.trial(arm.steps, self._ratio(arm.recipe))
@@ -114,9 +119,9 @@ class Course:
         if self.lr is None or self.baseline is None:
             return
         self._try_recipes(plan, self.lr, self.baseline)
-        going = self._race(costs, plan, self.lr)
-        if going is not None:
-            self._confirm(plan, self.lr, going)
+        if self._raced(costs, plan, self.lr) and self.going is not None:
+            keep()
+            self._confirm(plan, self.lr, self.going)
 
     @property
     def decided(self) -> bool:
@@ -240,37 +245,39 @@ class Course:
                 tried_out = replace(self.fates[name], stage="tried", scores=scores, lr=rate, cost=self._ratios[name])
                 self.fates[name] = replace(tried_out, reason=far_behind(scores[rate], best, examples))
 
-    def _race(self, costs: Costs, plan: Plan, lr: float) -> list[str] | None:
-        """Drop the hopeless at half of the steps, and return which recipes are confirmed; ``None`` without the time."""
+    def _raced(self, costs: Costs, plan: Plan, lr: float) -> bool:
+        """Drop the hopeless at half of the steps, choose what is confirmed, and return whether the time sufficed."""
         racing = [name for name, fate in self.fates.items() if fate.stage == "tried" and not fate.reason]
         self._margins = {name: self._margins[name] for name in racing}
         if any(fate.stage == "waiting" for fate in self.fates.values()):
-            return None
+            return False
         baseline = ScreenArm(BASELINE, self.optimizer, lr, plan.race_steps)
         arms = {name: ScreenArm(name, self.optimizer, self._rates[name], plan.race_steps) for name in racing}
         seeds = range(_EXPLORED + 1, _EXPLORED + 1 + RACE_SEEDS)
         found = self._run("racing at half of the steps", [(a, s) for s in seeds for a in (baseline, *arms.values())])
         if len(found) < RACE_SEEDS * (1 + len(arms)):
-            return None
+            return False
         usual = {seed: score(found[baseline, seed]) for seed in seeds}
         known = [seed for seed in seeds if math.isfinite(usual[seed])]
         if not known:
             raise no_baseline(found[baseline, seeds[0]])
         gains = {name: tuple(score(found[arm, seed]) - usual[seed] for seed in known) for name, arm in arms.items()}
         lost, order = hopeless(gains), leaders(gains)
-        most = affordable(
-            costs,
-            plan,
-            seconds=self._bench.clock.left,
-            jobs=self._jobs,
-            ratios=[self._ratios[name] for name in order],
-        )
+        if self.going is None or not set(self.going) <= set(order):
+            most = affordable(
+                costs,
+                plan,
+                seconds=self._bench.clock.left,
+                jobs=self._jobs,
+                ratios=[self._ratios[name] for name in order],
+            )
+            self.going = order[:most]
         for name, each in gains.items():
             dropped = _HOPELESS if all(map(math.isfinite, each)) else _FAILED
             behind = "others were ahead in the race, and the time does not suffice for more"
-            reason = dropped if name in lost else "" if name in order[:most] else behind
+            reason = dropped if name in lost else "" if name in self.going else behind
             self.fates[name] = replace(self.fates[name], stage="raced", race=each, reason=reason)
-        return order[:most]
+        return True
 
     def _confirm(self, plan: Plan, lr: float, going: Sequence[str]) -> None:
         first = [*going, TREES] if self._data.target is not None else list(going)

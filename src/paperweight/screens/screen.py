@@ -123,11 +123,16 @@ def screen(
     clock.seconds -= kept.spent
     with Ledger(str(ledger or folder / "ledger.sqlite")) as book, engine:
         bench = Bench(book, engine, spec, clock)
-        course = Course(bench, shared, chosen, jobs=count, planned=kept.planned, tell=progress)
+        course = Course(bench, shared, chosen, jobs=count, planned=kept.planned, going=kept.going, tell=progress)
+        before = kept.spent
+
+        def keep() -> None:
+            kept.write(course.planned, course.going, before + clock.spent)
+
         try:
-            course.go(keep=kept.write)
+            course.go(keep)
         finally:
-            kept.write(course.planned, kept.spent + clock.spent)
+            keep()
     return _outcome(
         course,
         data=Path(data).name,
@@ -255,30 +260,35 @@ def _command(
 @final
 @dataclass
 class _Kept:
-    """The plan of a screen and the time that was spent on it, kept in a file, so that the same call goes on."""
+    """What a screen has decided by the time that it had, and that time, in a file, so that the same call goes on."""
 
     path: Path
     planned: tuple[Costs, Plan] | None = None
+    going: tuple[str, ...] | None = None
     spent: float = 0.0
 
     def __post_init__(self) -> None:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             costs, plan, spent = Costs(**found["costs"]), Plan(**found["plan"]), float(found["spent"])
+            going = None if found["going"] is None else tuple(found["going"])
             if not all(isinstance(count, int) and count > 0 for count in asdict(plan).values()):
                 return
+            if not all(isinstance(name, str) for name in going or ()):
+                return
             if all(0 <= seconds < math.inf for seconds in (costs.step, costs.fixed, spent)):
-                self.planned, self.spent = (costs, plan), spent
+                self.planned, self.going, self.spent = (costs, plan), going, spent
         except (OSError, ValueError, TypeError, KeyError):
             return
 
-    def write(self, planned: tuple[Costs, Plan] | None, spent: float | None = None) -> None:
-        """Keep costs and plan, and the time that was spent."""
-        self.spent = self.spent if spent is None else spent
+    def write(self, planned: tuple[Costs, Plan] | None, going: Sequence[str] | None, spent: float) -> None:
+        """Keep costs and plan, the recipes that are confirmed, and the time that was spent."""
+        self.spent = spent
         if planned is None:
             return
         costs, plan = planned
-        text = json.dumps({"costs": asdict(costs), "plan": asdict(plan), "spent": self.spent})
+        going = None if going is None else list(going)
+        text = json.dumps({"costs": asdict(costs), "plan": asdict(plan), "going": going, "spent": spent})
         partial = self.path.with_name(f".{self.path.name}.partial")
         try:
             partial.write_text(text, encoding="utf-8")
