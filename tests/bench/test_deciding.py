@@ -87,6 +87,12 @@ NOISY = """
         return Outcome(metrics={"score": (-1.0) ** setting.seed * (arm.name == "method"), "loss": 1.0})
 """
 
+FAR = """
+    def run(arm: Arm, setting: Setting) -> Outcome:
+        gain = -90.0 if setting.seed == 1 else 0.3 + 0.01 * (setting.seed % 3)
+        return Outcome(metrics={"score": gain * (arm.name == "method"), "loss": 1.0})
+"""
+
 LOST = """
     def run(arm: Arm, setting: Setting) -> Outcome:
         if arm.name == "method":
@@ -131,6 +137,17 @@ def test_without_a_verdict_it_ends_with_the_most_pairs(tmp_path: Path, ran: list
     lost = weigh(study, budget="smoke", until_decided=True, most=9, ledger=None)
     assert len(lost.seeds) == 6
     assert "looked at one by one, and it ended here, as none of them has a gain;" in lost.words()
+
+
+def test_an_average_outside_its_interval_is_explained(tmp_path: Path) -> None:
+    study = write(tmp_path / "far.py", FAR)
+    found = weigh(study, budget="smoke", until_decided=True, most=40, ledger=None)
+    method = found.comparisons("score")["method"]
+    assert method.gain < method.interval.low
+    words = "A few pairs that differ much put the average outside the interval, which is of the centre."
+    assert words in found.words()
+    near = weigh(study, budget="smoke", until_decided=True, first_seed=2, ledger=None)
+    assert words not in near.words()
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,7 @@ class Conclusion:
         failed = len(statuses) - killed
         sentences = [
             f"{self.method} against {self.arms[0]}: {self._size()}.",
+            self._outside(),
             self._looks(),
             self._reason(),
             self._rivals(),
@@ -216,6 +217,14 @@ class Conclusion:
     def p_name(self) -> str:
         """What the p-values are."""
         return "anytime p" if self.until_decided else "sign-flip p"
+
+    def _outside(self) -> str:
+        value, interval = self.primary.gain, self.primary.interval
+        if len(self.seeds) < _FEWEST_PAIRS or not interval.low <= interval.high:
+            return ""
+        if math.isnan(value) or interval.low <= value <= interval.high:
+            return ""
+        return "A few pairs that differ much put the average outside the interval, which is of the centre."
 
     def _looks(self) -> str:
         if not self.until_decided:
