@@ -13,6 +13,7 @@ from paperweight.loops.core import OnStep, Schedule, at_points, clip_gradients, 
 from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
 from paperweight.loops.local import Objective, local_gradients, peak_saved_bytes
+from paperweight.loops.probes import Probed, effective_rank, knn_probe, linear_probe
 from paperweight.loops.schedules import warmed_cosine
 from paperweight.loops.searching import Search, check_search
 from paperweight.loops.stacked import Pays, fit_stacked, stacking_pays
@@ -27,6 +28,7 @@ __all__ = [
     "Objective",
     "OnStep",
     "Pays",
+    "Probed",
     "Schedule",
     "Search",
     "Tuned",
@@ -35,6 +37,7 @@ __all__ = [
     "best_of",
     "check_search",
     "clip_gradients",
+    "effective_rank",
     "evaluate_classifier",
     "expected_calibration_error",
     "fit_adversarial",
@@ -44,6 +47,8 @@ __all__ = [
     "fit_text_to_image",
     "fit_views",
     "index_batches",
+    "knn_probe",
+    "linear_probe",
     "local_gradients",
     "loss_curve",
     "minimise",
