@@ -3,7 +3,8 @@
 python benchmarks/screen_errors.py [--screens N] [--jobs N]
 
 Each screen has 40 recipes and the computing time that a plan of the screen reckons with: tries at a quarter of the
-steps, the race at a half, and as many full trainings as twelve pairs of eight recipes and the controls take. The
+steps, the race at a half, and as many full trainings as twelve pairs of eight recipes and the controls take; others
+begin where two or fewer recipes are open and twelve pairs of them have time. The
 decisions are those of `paperweight.screens`; only accuracies are drawn. A recipe shares its baseline's luck in none of
 it: the two accuracies of a pair vary independently, each with the given deviation, and a race on validation examples
 is noisier. Effects at fewer steps are smaller. In the first rows nothing has an effect; then five recipes help by two
@@ -22,7 +23,7 @@ from paperweight.screens.racing import far_behind, leaders
 
 RECIPES, HELPERS, EFFECT, HALF = 40, 5, 0.02, -0.02
 EXAMPLES, LEVEL = 1_000, 0.9
-MOST = 8
+MOST, FEW = 8, 2
 MINIMAL = 0.01
 
 
@@ -50,10 +51,17 @@ def screened(law: str, deviation: float, helpers: int, seed: int) -> tuple[int, 
     racing = [name for name in names if not far_behind(tried[name], best, EXAMPLES)]
     baseline = accuracy(0.0, validation, RACE_SEEDS)
     race = {name: (accuracy(0.75 * effect[name], validation, RACE_SEEDS) - baseline).tolist() for name in racing}
-    first = leaders(race)[:MOST]
-    series = Series(first, [name for name in names if name not in first], MINIMAL)
+    order = leaders(race)
+    first, waiting = order[:MOST], [*order[MOST:], *(name for name in names if name not in order)]
+    series = Series(first, waiting, MINIMAL)
     trainings, half = PAIRS * (3 + MOST), list[float]()
-    while series.open and trainings >= 3 + len(series.open):
+    while True:
+        more = min(MOST, trainings // PAIRS - 3) - len(series.open)
+        if len(series.open) <= FEW and more > 0:
+            series.begin(waiting[:more])
+            waiting = waiting[more:]
+        if not series.open or trainings < 3 + len(series.open):
+            break
         trainings -= 3 + len(series.open)
         base = accuracy(0.0, deviation, 1)[0]
         half.append(accuracy(HALF, deviation, 1)[0] - base)

@@ -37,6 +37,7 @@ class DrawnBench:
     seconds: Callable[..., float] = lambda _: 0.0
     tell: Callable[[int, int], None] = lambda _, __: None
     spent: float = 0.0
+    kept: dict[Asked, TrialRecord] = field(default_factory=dict)  # the ledger
 
     def __post_init__(self) -> None:
         self.clock = Clock(60 * self.minutes)
@@ -78,15 +79,25 @@ class DrawnBench:
 
     def run(self, data: ScreenData, every: Sequence[Asked], want: object = None) -> dict[Asked, TrialRecord]:
         latest: dict[Asked, TrialRecord] = {}
+        queue: list[Asked] = []
         while not self.interrupted and self.clock.left > 0:
             plan = every if want is None else want(latest)
-            missing = [asked for asked in plan if asked not in latest and self.seconds(asked[0]) <= self.clock.left]
+            plan = [asked for asked in plan if asked in latest or self.seconds(asked[0]) <= self.clock.left]
             self.tell(sum(asked in latest for asked in plan), len(plan))
-            if not missing:
+            wanted = set(plan)
+            while queue and (queue[0] not in wanted or queue[0] in latest):
+                queue.pop(0)
+            if not queue:  # as an engine does, which takes all that is wanted, and looks for more once that is done
+                queue = [asked for asked in plan if asked not in latest]
+            if not queue:
                 break
-            latest[missing[0]] = self.record(data, missing[0])
+            asked = queue.pop(0)
+            latest[asked] = self.kept[asked] = self.kept.get(asked) or self.record(data, asked)
             if self.stages and self.interrupted_at and self.stages[-1].startswith(self.interrupted_at):
                 self.interrupted = True
+        if want is not None:
+            latest |= {asked: self.kept[asked] for asked in every if asked in self.kept}
+            want(latest)
         return latest
 
     def course(self, recipes: Sequence[str], *, target: str | None = None, after: Course | None = None) -> Course:
@@ -101,7 +112,7 @@ class DrawnBench:
             dict.fromkeys(recipes, RECIPE),
             jobs=2,
             planned=None if after is None else after.planned,
-            going=None if after is None else after.going,
+            waves=() if after is None else after.waves,
             tell=told,
         )
         course.go(keep=lambda: None)

@@ -104,10 +104,27 @@ def test_who_was_chosen_for_confirmation_stays_chosen_when_a_screen_goes_on_with
     first = drawn(EFFECTS).course(recipes)
     late = drawn(EFFECTS, minutes=6.0).course(recipes, after=first)
     assert late.planned == first.planned
-    assert late.confirmation is not None
-    assert list(late.going) == list(first.going)
-    first.going = None
-    assert len(drawn(EFFECTS, minutes=6.0).course(recipes, after=first).going) < len(late.going)
+    assert late.waves[0] == first.waves[0]
+    first.waves = []
+    assert len(drawn(EFFECTS, minutes=6.0).course(recipes, after=first).waves[0]) < len(late.waves[0])
+
+
+def test_others_are_confirmed_in_the_time_that_those_before_leave(drawn) -> None:
+    recipes = [*RECIPES, *(f"r{i}" for i in range(20))]
+    bench = drawn(EFFECTS, step_seconds=0.002, noise=0.002)
+    course = bench.course(recipes)
+    assert len(course.waves) > 1
+    assert len({name for names in course.waves for name in names}) == sum(map(len, course.waves))
+    gains = course.confirmation.series.gains
+    assert all(len(gains[name]) > 5 for name in course.waves[1])
+    verdicts = [fate.verdict for fate in outcome(bench, course).confirmed]
+    assert len(verdicts) > 8
+    assert verdicts.count("inconclusive") <= 2
+    again = drawn(EFFECTS, step_seconds=0.002, noise=0.002, kept=bench.kept)
+    again.clock.seconds = bench.clock.seconds
+    repeated = again.course(recipes, after=course)
+    assert repeated.confirmation.series.gains == gains
+    assert again.asked == []
 
 
 def test_what_does_not_fit_is_left_out_with_the_reason(drawn) -> None:

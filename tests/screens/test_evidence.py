@@ -101,7 +101,9 @@ def test_what_is_settled_keeps_its_verdict_whatever_comes_of_the_others(seed: in
     series = Series(["r0", "r1", "r2", "r3"], ["r4", "r5"], MINIMAL)
     settled: dict[str, str] = {}
     for pair in range(40):
-        before = series.open
+        if pair == 20:
+            series.begin(["r4", "r5"])
+        before = list(series.open)
         series.add({name: gains[name][pair] for name in before})
         now = confirm(series.gains, series.share, MINIMAL)
         for name in set(before) - set(series.open):
@@ -111,15 +113,16 @@ def test_what_is_settled_keeps_its_verdict_whatever_comes_of_the_others(seed: in
             assert now[name].verdict in (verdict, "no effect")
 
 
-def test_the_second_wave_begins_once_the_first_is_settled() -> None:
-    series = Series(["a"], ["b"], MINIMAL)
+def test_what_waited_begins_when_it_is_told_to() -> None:
+    series = Series(["a"], ["b", "c"], MINIMAL)
     for _ in range(9):
-        series.add({"a": 0.05, "b": 0.0})
-    assert series.open == ["b"]
+        series.add({"a": 0.05})
+    assert series.open == []
     first = len(series.gains["a"])
-    assert len(series.gains["b"]) == 9 - first
-    series.add({"a": 0.05, "b": 0.0})
-    assert len(series.gains["a"]) == first
+    series.begin(["c"])
+    assert series.open == ["c"]
+    series.add({"a": 0.05, "b": 0.0, "c": 0.0})
+    assert (len(series.gains["a"]), series.gains["b"], series.gains["c"]) == (first, [], [0.0])
 
 
 def test_a_recipe_that_fails_three_times_in_a_row_is_given_up_without_a_verdict() -> None:
@@ -129,7 +132,7 @@ def test_a_recipe_that_fails_three_times_in_a_row_is_given_up_without_a_verdict(
     assert len(series.gains["a"]) == 7
     assert confirm(series.gains, series.share, MINIMAL)["a"].verdict == "inconclusive"
     assert len(series.gains["b"]) == 8
-    assert len(series.gains["c"]) == 4
+    assert series.open == []
 
 
 def test_screens_of_nothing_seldom_report_anything() -> None:

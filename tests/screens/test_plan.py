@@ -31,11 +31,11 @@ def test_a_plan_takes_no_more_than_its_time_and_most_of_it(seconds: float, recip
 def test_a_plan_is_found_again_and_a_damaged_one_is_made_anew(tmp_path: Path) -> None:
     costs, plan = Costs(0.01, 0.1), planned(Costs(0.01, 0.1), **ROOM)
     path = tmp_path / "a.plan.json"
-    _Kept(path).write((costs, plan), None, 11.0)
-    assert _Kept(path).going is None
-    _Kept(path).write((costs, plan), ["one", "two"], 12.0)
+    _Kept(path).write((costs, plan), [], 11.0)
+    assert _Kept(path).waves == ()
+    _Kept(path).write((costs, plan), [["one", "two"], ["three"]], 12.0)
     kept = _Kept(path)
-    assert (kept.planned, kept.going, kept.spent) == ((costs, plan), ("one", "two"), 12.0)
+    assert (kept.planned, kept.waves, kept.spent) == ((costs, plan), (("one", "two"), ("three",)), 12.0)
     whole = json.loads(path.read_text())
     damaged = [
         {**whole, "spent": math.nan},
@@ -44,14 +44,15 @@ def test_a_plan_is_found_again_and_a_damaged_one_is_made_anew(tmp_path: Path) ->
         {**whole, "plan": {**whole["plan"], "steps": -60}},
         {**whole, "plan": {**whole["plan"], "steps": 60.5}},
         {**whole, "plan": []},
-        {**whole, "going": 3},
-        {**whole, "going": [3]},
+        {**whole, "waves": 3},
+        {**whole, "waves": [3]},
+        {**whole, "waves": [[3]]},
         [whole],
     ]
     for text in ["", "{", *map(json.dumps, damaged)]:
         path.write_text(text)
         kept = _Kept(path)
-        assert (kept.planned, kept.going, kept.spent) == (None, None, 0.0), text
+        assert (kept.planned, kept.waves, kept.spent) == (None, (), 0.0), text
 
 
 def test_small_data_are_passed_over_a_hundred_times_at_most() -> None:

@@ -25,17 +25,19 @@ class Confirmation:
     Args:
         arms: Name to arm: of the baseline, the two controls, and all recipes.
         first: The recipes that are confirmed first.
-        then: Those that are confirmed once these are settled, in the time that is left.
+        then: Those that may follow, in the time that is left.
 
     Attributes:
         arms: The same.
         series: The gains of the recipes.
+        few: Pairs are wanted while more recipes than these are open, for others are then to begin; 0 for the last.
         baseline: Test accuracies of the baseline, one a pair; ``None`` where a trial failed.
     """
 
     def __init__(self, arms: Mapping[str, ScreenArm], first: Sequence[str], then: Sequence[str]) -> None:
         self.arms = arms
         self.series = Series(first, then, ACCURACY.minimal_effect)
+        self.few = 0
         self.baseline: list[float | None] = []
         self._identity: list[float | None] = []
         self._half: list[float | None] = []
@@ -58,7 +60,9 @@ class Confirmation:
 
     @property
     def open(self) -> list[str]:
-        """The arms that the next pair is wanted of; empty where all is decided."""
+        """The arms that the next pair is wanted of; empty where all is decided, or others are to begin."""
+        if self.few and len(self.series.open) <= self.few:
+            return []
         controls = [IDENTITY] if len(self._identity) < _IDENTITY_PAIRS else []
         controls += [] if self.controls.half_hurts else [HALF]
         wanted = [*controls, *self.series.open]

@@ -56,13 +56,13 @@ class Course:
         recipes: The recipes, by name.
         jobs: Trials at once.
         planned: What a trial costs and the plan, where it goes on; they are made anew where left out.
-        going: The recipes that are confirmed, where it goes on after the race, so that the time that is left by then
-            does not choose others; they are chosen anew where left out.
+        waves: The recipes that are confirmed, wave by wave, as far as an earlier start has chosen them, so that the
+            time that is left by then chooses no others.
         tell: Called after every trial.
 
     Attributes:
         planned: Costs and plan; ``None`` before they are made.
-        going: The recipes that are confirmed, best first; ``None`` before the race is over.
+        waves: The recipes that are confirmed, wave by wave; empty before the race is over.
         optimizer: The baseline's optimizer, and the rates of each that were tried, with their scores.
         fates: Name to what became of each recipe.
         confirmation: The pairs; ``None`` before the first.
@@ -77,11 +77,11 @@ class Course:
         *,
         jobs: int,
         planned: tuple[Costs, Plan] | None,
-        going: Sequence[str] | None,
+        waves: Sequence[Sequence[str]],
         tell: Callable[[Progress], None] | None,
     ) -> None:
         self.planned = planned
-        self.going = going
+        self.waves = [list(names) for names in waves]
         self.optimizer = next(iter(OPTIMIZERS))
         self.scores: dict[str, dict[float, float]] = {}
         self.lr: float | None = None
@@ -102,7 +102,7 @@ class Course:
         """Go through all stages, as long as there is time.
 
         Args:
-            keep: Called once costs and plan are made, and once it is chosen which recipes are confirmed.
+            keep: Called once costs and plan are made, and each time that it is chosen which recipes are confirmed.
 
         Raises:
             InputError: If no trial of the baseline finished.
@@ -119,9 +119,10 @@ class Course:
         if self.lr is None or self.baseline is None:
             return
         self._try_recipes(plan, self.lr, self.baseline)
-        if self._raced(costs, plan, self.lr) and self.going is not None:
+        rest = self._raced(costs, plan, self.lr)
+        if rest is not None:
             keep()
-            self._confirm(plan, self.lr, self.going)
+            self._confirm(costs, plan, self.lr, rest, keep)
 
     @property
     def decided(self) -> bool:
@@ -245,46 +246,72 @@ class Course:
                 tried_out = replace(self.fates[name], stage="tried", scores=scores, lr=rate, cost=self._ratios[name])
                 self.fates[name] = replace(tried_out, reason=far_behind(scores[rate], best, examples))
 
-    def _raced(self, costs: Costs, plan: Plan, lr: float) -> bool:
-        """Drop the hopeless at half of the steps, choose what is confirmed, and return whether the time sufficed."""
+    def _raced(self, costs: Costs, plan: Plan, lr: float) -> list[str] | None:
+        """Drop the hopeless at half of the steps, choose what is confirmed first, and return what may follow.
+
+        Returns:
+            Those that the race left behind, the hopeless, and those that did not race, the best of each first; ``None``
+            where the time did not suffice.
+        """
         racing = [name for name, fate in self.fates.items() if fate.stage == "tried" and not fate.reason]
         self._margins = {name: self._margins[name] for name in racing}
         if any(fate.stage == "waiting" for fate in self.fates.values()):
-            return False
+            return None
         baseline = ScreenArm(BASELINE, self.optimizer, lr, plan.race_steps)
         arms = {name: ScreenArm(name, self.optimizer, self._rates[name], plan.race_steps) for name in racing}
         seeds = range(_EXPLORED + 1, _EXPLORED + 1 + RACE_SEEDS)
         found = self._run("racing at half of the steps", [(a, s) for s in seeds for a in (baseline, *arms.values())])
         if len(found) < RACE_SEEDS * (1 + len(arms)):
-            return False
+            return None
         usual = {seed: score(found[baseline, seed]) for seed in seeds}
         known = [seed for seed in seeds if math.isfinite(usual[seed])]
         if not known:
             raise no_baseline(found[baseline, seeds[0]])
         gains = {name: tuple(score(found[arm, seed]) - usual[seed] for seed in known) for name, arm in arms.items()}
         lost, order = hopeless(gains), leaders(gains)
-        if self.going is None or not set(self.going) <= set(order):
-            most = affordable(
-                costs,
-                plan,
-                seconds=self._bench.clock.left,
-                jobs=self._jobs,
-                ratios=[self._ratios[name] for name in order],
-            )
-            self.going = order[:most]
+        if not self.waves or not set(self.waves[0]) <= set(order):
+            self.waves = [order[: self._affordable(costs, plan, order)]]
+        first = self.waves[0]
         for name, each in gains.items():
             dropped = _HOPELESS if all(map(math.isfinite, each)) else _FAILED
             behind = "others were ahead in the race, and the time does not suffice for more"
-            reason = dropped if name in lost else "" if name in self.going else behind
+            reason = dropped if name in lost else "" if name in first else behind
             self.fates[name] = replace(self.fates[name], stage="raced", race=each, reason=reason)
-        return True
+        behind = sorted(lost, key=lambda name: -sum(gains[name]))
+        far = sorted(set(self._rates) - set(gains), key=lambda name: -max((self.fates[name].scores or {}).values()))
+        return [name for name in (*order, *behind, *far) if name not in first]
 
-    def _confirm(self, plan: Plan, lr: float, going: Sequence[str]) -> None:
-        first = [*going, TREES] if self._data.target is not None else list(going)
-        then = [name for name in self._rates if name not in going]
-        rates = {BASELINE: lr, IDENTITY: lr, HALF: lr, **dict.fromkeys(first, lr), **self._rates}
+    def _affordable(self, costs: Costs, plan: Plan, names: Sequence[str]) -> int:
+        ratios = [self._ratios[name] for name in names]
+        return affordable(costs, plan, seconds=self._bench.clock.left, jobs=self._jobs, ratios=ratios)
+
+    def _confirm(self, costs: Costs, plan: Plan, lr: float, rest: Sequence[str], keep: Callable[[], None]) -> None:
+        """Train pairs wave by wave: where few of the recipes are still open, as many more begin as have time."""
+        trees = [TREES] if self._data.target is not None else []
+        rates = {BASELINE: lr, IDENTITY: lr, HALF: lr, **dict.fromkeys(trees, lr), **self._rates}
         arms = {name: ScreenArm(name, self.optimizer, rate, plan.steps) for name, rate in rates.items()}
-        pairs = self.confirmation = Confirmation(arms, first, then)
+        pairs = self.confirmation = Confirmation(arms, [*self.waves[0], *trees], rest)
+        wave = 0
+        while True:
+            begun = {name for names in self.waves[: wave + 1] for name in names}
+            waiting = [name for name in rest if name not in begun]
+            self._pair(pairs, few=_FEW if waiting else 0)
+            still = [name for name in pairs.series.open if name != TREES]
+            if not waiting or len(still) > _FEW or self._bench.interrupted:
+                break
+            wave += 1
+            if wave == len(self.waves):
+                count = self._affordable(costs, plan, [*still, *waiting]) - len(still)
+                if count < 1 or self._bench.clock.left <= 0:
+                    break
+                self.waves.append(waiting[:count])
+                keep()
+            pairs.series.begin(self.waves[wave])
+        self._pair(pairs, few=0)
+
+    def _pair(self, pairs: Confirmation, *, few: int) -> None:
+        """Train pairs until all is decided, no more than a few recipes are open, or the time is over."""
+        pairs.few = few
 
         def tell(done: int, total: int) -> None:
             gains = pairs.series.gains
@@ -292,9 +319,10 @@ class Course:
             self._say(f"confirming, {len(pairs.baseline)} pairs", done, total, means)
 
         self._bench.tell = tell
-        self.records = self._bench.run(replace(self._data, judged=True), pairs.every, pairs.want)
+        self.records |= self._bench.run(replace(self._data, judged=True), pairs.every, pairs.want)
         pairs.want(self.records)
 
 
+_FEW = 2  # recipes that are open, when others begin
 _HOPELESS = "it was behind the baseline in the race, by more than two standard errors"
 _FAILED = "its training failed in the race"

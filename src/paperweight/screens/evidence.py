@@ -181,12 +181,13 @@ class Series:
 
     Args:
         first: The recipes that are confirmed first.
-        then: Those that are confirmed once these are settled.
+        then: Those that `begin` may add.
         minimal_effect: As `confirm` takes it.
 
     Attributes:
         gains: Recipe to its gains.
         share: Recipe to its share of the wrong verdicts.
+        open: The recipes that the next pair is wanted of.
 
     Example:
         >>> series = Series(["a", "b"], [], 0.001)
@@ -199,21 +200,23 @@ class Series:
     def __init__(self, first: Sequence[str], then: Sequence[str], minimal_effect: float) -> None:
         self.share = shares(first, then)
         self.gains: dict[str, list[float | None]] = {name: [] for name in self.share}
-        self._first, self._then = list(first), list(then)
+        self.open = list(first)
+        self._waiting = list(then)
         self._minimal_effect = minimal_effect
         self._effects = 0
 
-    @property
-    def open(self) -> list[str]:
-        """The recipes that the next pair is wanted of."""
-        return list(self._first or self._then)
+    def begin(self, names: Sequence[str]) -> None:
+        """Open recipes that waited. Neither their own gains nor those of others may have a part in which and when."""
+        for name in names:
+            self._waiting.remove(name)
+            self.open.append(name)
 
     def add(self, row: Mapping[str, float | None]) -> None:
         """Take the gains of the next pair: one of each recipe that is open, and no others count."""
-        for name in self.open:
+        for name in list(self.open):
             self.gains[name].append(row[name])
             if self._settled(name) or self.gave_up(name):
-                (self._first or self._then).remove(name)
+                self.open.remove(name)
 
     def gave_up(self, name: str) -> bool:
         """Whether the last three pairs of a recipe failed."""

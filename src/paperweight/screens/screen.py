@@ -123,11 +123,11 @@ def screen(
     clock.seconds -= kept.spent
     with Ledger(str(ledger or folder / "ledger.sqlite")) as book, engine:
         bench = Bench(book, engine, spec, clock)
-        course = Course(bench, shared, chosen, jobs=count, planned=kept.planned, going=kept.going, tell=progress)
+        course = Course(bench, shared, chosen, jobs=count, planned=kept.planned, waves=kept.waves, tell=progress)
         before = kept.spent
 
         def keep() -> None:
-            kept.write(course.planned, course.going, before + clock.spent)
+            kept.write(course.planned, course.waves, before + clock.spent)
 
         try:
             course.go(keep)
@@ -264,31 +264,32 @@ class _Kept:
 
     path: Path
     planned: tuple[Costs, Plan] | None = None
-    going: tuple[str, ...] | None = None
+    waves: tuple[tuple[str, ...], ...] = ()
     spent: float = 0.0
 
     def __post_init__(self) -> None:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             costs, plan, spent = Costs(**found["costs"]), Plan(**found["plan"]), float(found["spent"])
-            going = None if found["going"] is None else tuple(found["going"])
+            waves = tuple(tuple(names) for names in found["waves"])
             if not all(isinstance(count, int) and count > 0 for count in asdict(plan).values()):
                 return
-            if not all(isinstance(name, str) for name in going or ()):
+            if not all(isinstance(name, str) for names in waves for name in names):
                 return
             if all(0 <= seconds < math.inf for seconds in (costs.step, costs.fixed, spent)):
-                self.planned, self.going, self.spent = (costs, plan), going, spent
+                self.planned, self.waves, self.spent = (costs, plan), waves, spent
         except (OSError, ValueError, TypeError, KeyError):
             return
 
-    def write(self, planned: tuple[Costs, Plan] | None, going: Sequence[str] | None, spent: float) -> None:
-        """Keep costs and plan, the recipes that are confirmed, and the time that was spent."""
+    def write(self, planned: tuple[Costs, Plan] | None, waves: Sequence[Sequence[str]], spent: float) -> None:
+        """Keep costs and plan, the recipes that are confirmed wave by wave, and the time that was spent."""
         self.spent = spent
         if planned is None:
             return
         costs, plan = planned
-        going = None if going is None else list(going)
-        text = json.dumps({"costs": asdict(costs), "plan": asdict(plan), "going": going, "spent": spent})
+        text = json.dumps(
+            {"costs": asdict(costs), "plan": asdict(plan), "waves": [list(names) for names in waves], "spent": spent}
+        )
         partial = self.path.with_name(f".{self.path.name}.partial")
         try:
             partial.write_text(text, encoding="utf-8")
