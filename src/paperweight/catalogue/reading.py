@@ -12,6 +12,7 @@ from paperweight.errors import InputError
 __all__ = ["Entry", "entries", "package_root", "read_card", "signatures"]
 
 _RECIPE = re.compile(r"^RECIPE = Recipe\($", re.MULTILINE)
+_EMBEDDING = re.compile(r"^EMBEDDING = Embedding\($", re.MULTILINE)
 _CARD = re.compile(r"^PAPER = (Paper\(.*?^\))$", re.MULTILINE | re.DOTALL)
 
 
@@ -49,8 +50,16 @@ class Entry:
     @property
     def has_recipe(self) -> bool:
         """Whether a screen can apply it: its study says how by ``RECIPE``."""
+        return self._says(_RECIPE)
+
+    @property
+    def has_embedding(self) -> bool:
+        """Whether an encoder can learn by it without labels: its study says how by ``EMBEDDING``."""
+        return self._says(_EMBEDDING)
+
+    def _says(self, declaration: re.Pattern[str]) -> bool:
         path = self.study_path
-        return path.is_file() and _RECIPE.search(path.read_text(encoding="utf-8")) is not None
+        return path.is_file() and declaration.search(path.read_text(encoding="utf-8")) is not None
 
 
 def package_root() -> Path:

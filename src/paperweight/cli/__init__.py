@@ -1,4 +1,4 @@
-"""The command line: ``paperweight list``, ``show``, ``screen``, ``weigh``, ``board``, ``check``, ``plant``, ``audit``.
+"""The command line: ``paperweight list``, ``show``, ``screen``, ``weigh``, ``embed``, ``board``, and so on.
 
 Listing and help import no torch. A command returns 1 where its answer is an alarm or a broken law; every other exit
 status is given here.
@@ -22,6 +22,7 @@ from paperweight.cli.apart import run_apart
 from paperweight.cli.audit import audit
 from paperweight.cli.board import board
 from paperweight.cli.checking import check
+from paperweight.cli.embedding import embed
 from paperweight.cli.interruption import Stopped, interruptible
 from paperweight.cli.papers import list_papers, show
 from paperweight.cli.planting import plant
@@ -48,7 +49,7 @@ _app = App(
     result_action="return_value",
 )
 _app.command(list_papers, name="list")
-for _command in (show, screen, weigh, board, check, plant, audit):
+for _command in (show, screen, weigh, embed, board, check, plant, audit):
     _app.command(_command)
 
 

@@ -20,6 +20,7 @@ def list_papers(
     search: str | None = None,
     verdict: Literal["helps", "hurts", "no effect", "inconclusive"] | None = None,
     screen: Annotated[bool, Parameter(negative=())] = False,
+    embed: Annotated[bool, Parameter(negative=())] = False,
     json: bool = False,
 ) -> None:
     """List the papers of the library, each with the verdict of its official result, its gain and its computing time.
@@ -30,6 +31,7 @@ def list_papers(
         search: Only papers in whose card all these words occur.
         verdict: Only papers whose official result says so.
         screen: Only papers that paperweight screen can try.
+        embed: Only papers by which paperweight embed can learn.
         json: Print JSON instead of a table.
     """
     results = [(entry, official_result(entry)) for entry in select(field=field, kind=kind, search=search)]
@@ -37,6 +39,8 @@ def list_papers(
         results = [each for each in results if each[1] is not None and each[1].concluded["verdict"] == verdict]
     if screen:
         results = [each for each in results if each[0].has_recipe]
+    if embed:
+        results = [each for each in results if each[0].has_embedding]
     if json:
         print_json([{**_card(entry), "result": official and _standing(official)} for entry, official in results])
         return

@@ -7,17 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from paperweight.reports.embedding import render_embedding, write_embedding_report
     from paperweight.reports.erasure import render_erasure, write_erasure_report
     from paperweight.reports.memorization import render_memorization, write_memorization_report
     from paperweight.reports.screening import render_screen, write_screen_report
     from paperweight.reports.weighing import render_report, render_summary, write_report
 
 __all__ = [
+    "render_embedding",
     "render_erasure",
     "render_memorization",
     "render_report",
     "render_screen",
     "render_summary",
+    "write_embedding_report",
     "write_erasure_report",
     "write_memorization_report",
     "write_report",
@@ -25,11 +28,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "render_embedding": "embedding",
     "render_erasure": "erasure",
     "render_memorization": "memorization",
     "render_report": "weighing",
     "render_screen": "screening",
     "render_summary": "weighing",
+    "write_embedding_report": "embedding",
     "write_erasure_report": "erasure",
     "write_memorization_report": "memorization",
     "write_report": "weighing",

@@ -2,8 +2,9 @@
 
 from paperweight.studies._classification import Classification, Trained, classification
 from paperweight.studies._declaration import BUDGETS, DEFAULT_SEEDS, Arm, Budget, Metric, Outcome, Study
+from paperweight.studies._embedding import Embedding, Unlabelled
 from paperweight.studies._metrics import ACCURACY, EARLY_LOSS, TEST_LOSS
-from paperweight.studies._network import load_factory
+from paperweight.studies._network import given_network, load_factory
 from paperweight.studies._recipe import MISFIT, Recipe
 from paperweight.studies._setting import Setting
 
@@ -17,12 +18,15 @@ __all__ = [
     "Arm",
     "Budget",
     "Classification",
+    "Embedding",
     "Metric",
     "Outcome",
     "Recipe",
     "Setting",
     "Study",
     "Trained",
+    "Unlabelled",
     "classification",
+    "given_network",
     "load_factory",
 ]

@@ -21,11 +21,23 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from paperweight.data import Splits
 from paperweight.loops import tune
 from paperweight.nets import evaluating
-from paperweight.studies import ACCURACY, Arm, Outcome, Recipe, Setting, Study, classification
+from paperweight.representation.noise_as_targets import NoiseAsTargets, noise_targets
+from paperweight.studies import (
+    ACCURACY,
+    Arm,
+    Embedding,
+    Outcome,
+    Recipe,
+    Setting,
+    Study,
+    Unlabelled,
+    classification,
+)
 from paperweight.studies.representation._last_linear import Features, last_linear
 from paperweight.studies.representation._unlabelled import (
     BATCH,
@@ -37,6 +49,7 @@ from paperweight.studies.representation._unlabelled import (
     pixels,
     untrained,
 )
+from paperweight.studies.representation._views import projector
 
 _RATE = 0.003
 _RATES = (0.001, 0.003, 0.01, 0.03)
@@ -71,6 +84,26 @@ RECIPE = Recipe(
     line="training = NoiseAsTargets(features, optimizer, images, noise_targets(n, 32, generator=g), generator=g)",
     pretraining=_begin,
     fits=_fits,
+)
+
+
+def _learn(task: Unlabelled) -> None:
+    model = nn.Sequential(task.encoder, projector(task.dim, task.generator).to(task.images.device))
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=task.lr)
+    images = task.images[: task.steps * task.batch_size]
+    targets = noise_targets(len(images), 64, generator=task.generator).to(images)
+    training = NoiseAsTargets(
+        model, optimizer, images, targets, batch_size=task.batch_size, view=task.view, generator=task.generator
+    )
+    updates = -(-len(images) // task.batch_size)
+    for number in range(max(1, task.steps // updates)):
+        task.on_step((number + 1) * updates - 1, training.step())
+
+
+EMBEDDING = Embedding(
+    words="each image matches a vector of noise of its own, reassigned within batches every third pass",
+    line="training = NoiseAsTargets(model, optimizer, images, noise_targets(n, 64, generator=g), generator=g)",
+    learn=_learn,
 )
 
 STUDY = Study(

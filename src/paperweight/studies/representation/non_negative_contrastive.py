@@ -31,7 +31,8 @@ from paperweight.representation.non_negative_contrastive import (
     feature_sparsity,
     ncl_loss,
 )
-from paperweight.studies import Arm, Metric, Outcome, Recipe, Setting, Study, classification
+from paperweight.studies import Arm, Embedding, Metric, Outcome, Recipe, Setting, Study, classification
+from paperweight.studies.representation._views import learn_from_views
 
 _TEMPERATURES = (0.02, 0.06, 0.2, 0.6)
 _KEPT = 8
@@ -77,6 +78,12 @@ RECIPE = Recipe(
     line="model.head = NonNegativeHead(model.head)",
     surgery=_with_head,
     fits=_fits,
+)
+
+EMBEDDING = Embedding(
+    words="two views of an image find each other by features that are never below 0, with the gradient of GELU",
+    line="loss = ncl_loss(projector(encoder(first)), projector(encoder(second)), temperature=0.2)",
+    learn=lambda task: learn_from_views(task, lambda first, second: ncl_loss(first, second, 0.2)),
 )
 
 
