@@ -64,9 +64,9 @@ STUDY = Study(
     ),
     limits=(
         "Images of 8 x 8, 1,000 updates at the desk budget and small networks, where the paper has convolutions and "
-        "25,000 updates of growth alone. Full capacities were set before on other seeds: with 5 nats for continuous "
-        "latents, or with faster growth, all images often fall into one class. The weight is chosen with labels, which "
-        "a user would not have. Whether single latents stand for single factors is not measured."
+        "25,000 updates of growth alone. Full capacities and their growth were set before on two other seeds: of 5 "
+        "nats for either kind and full half-way, as in the paper, all images fell into one class. The weight is chosen "
+        "with labels, which a user would not have. Whether single latents stand for single factors is not measured."
     ),
     seeds=7,
 )
