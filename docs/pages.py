@@ -22,6 +22,7 @@ FIELD_TITLES = {"optim": "Optimizers and schedules", "gan": "Generative adversar
 TASKS = {
     "Screen your own images or table": "screen",
     "Weigh a method on your own images": "weigh",
+    "Learn from your own images without labels": "embed",
     "Audit what an image generator memorised": "memorization",
     "Audit what was erased from a text-to-image model": "erasure",
     "Merge networks, or train without a server": "merge",
@@ -36,6 +37,7 @@ LINKS = {
 }
 MODULES = {
     "screens": "Screens of many methods",
+    "embedding": "Encoders that learn without labels",
     "audits": "Audits of trained models",
     "studies": "What a study declares and is given",
     "testing": "Checks of contracts",

@@ -63,7 +63,21 @@ def test_an_interruption_has_a_status_of_its_own(
 ) -> None:
     monkeypatch.setattr("paperweight.cli.papers.select", raising(KeyboardInterrupt()))
     assert status("list") == 130
+    error = capsys.readouterr().err
+    assert "Stopped." in error
+    assert "goes on" not in error
+
+
+def test_an_interruption_that_a_lock_failed_over_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = RuntimeError("release unlocked lock")
+    error.__context__ = KeyboardInterrupt()
+    monkeypatch.setattr("paperweight.cli.papers.select", raising(error))
+    assert status("list") == 130
     assert "Stopped" in capsys.readouterr().err
+    error.__context__ = ValueError()
+    assert status("list") == 3
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from paperweight.cli.planting import plant
 from paperweight.cli.printing import open_streams, printed, say
 from paperweight.cli.screening import screen
 from paperweight.cli.weighing import weigh
-from paperweight.errors import InputError
+from paperweight.errors import InputError, interruption
 from paperweight.processes import current_folder_last
 from paperweight.texts import brief
 
@@ -39,6 +39,8 @@ _STATUSES = (
     "Exit status: 0 for an answer, 1 for one that is an alarm (audit) or a broken law (check), 2 after a mistake of "
     "yours, 3 after anything unexpected, whose details are then in a file that is named, 130 when interrupted."
 )
+
+_GO_ON = (["weigh"], ["screen"], ["board"])
 
 _app = App(
     name="paperweight",
@@ -75,10 +77,11 @@ def _run(arguments: list[str] | None) -> int:
     except (CycloptsError, InputError) as error:
         say(f"paperweight: {error}")
         return 2
-    except KeyboardInterrupt as stop:
-        say("\nStopped. Finished trials are kept; the same command goes on with the rest.")
-        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     except BaseException as error:
+        if (stop := interruption(error)) is not None:
+            goes_on = (sys.argv[1:] if arguments is None else arguments)[:1] in _GO_ON
+            say(f"\nStopped.{' Finished trials are kept; the same command goes on with the rest.' if goes_on else ''}")
+            return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
         say(f"paperweight: {_reason(error)}; {_details(error)}")
         return 3
 

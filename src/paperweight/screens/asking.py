@@ -9,6 +9,7 @@ from paperweight.bench.engine import LocalEngine
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.sharing import complete
 from paperweight.bench.trial import TrialRecord, TrialSpec
+from paperweight.errors import interruption
 from paperweight.studies.screening import ScreenArm, ScreenData
 
 __all__ = ["Asked", "Bench", "Clock", "Want"]
@@ -106,7 +107,9 @@ class Bench:
                     recording=False,
                     wanted=wanted,
                 )
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, RuntimeError) as error:
+                if interruption(error) is None:
+                    raise
                 self.interrupted = True
         return latest
 
