@@ -25,7 +25,7 @@ from torch.optim import AdamW
 
 from paperweight.loops import Probed, fit_views, tune
 from paperweight.representation.contrastive_behaviour import hard_contrastive_loss, tolerance, uniformity
-from paperweight.studies import ACCURACY, Arm, Metric, Outcome, Recipe, Setting, Study, classification
+from paperweight.studies import ACCURACY, Arm, Embedding, Metric, Outcome, Recipe, Setting, Study, classification
 from paperweight.studies.representation._two_views import (
     BATCH,
     RATE,
@@ -36,6 +36,7 @@ from paperweight.studies.representation._two_views import (
     probed,
     view,
 )
+from paperweight.studies.representation._views import learn_from_views
 
 _TEMPERATURES = (0.05, 0.2, 1.0)
 
@@ -65,6 +66,12 @@ RECIPE = Recipe(
     line="loss = hard_contrastive_loss(codes_of_views, codes_of_other_views, temperature=0.05, share=0.7)",
     pretraining=_begin,
     fits=fits_features,
+)
+
+EMBEDDING = Embedding(
+    words="two views of an image find each other among the 70% of the other images that are most similar",
+    line="loss = hard_contrastive_loss(projector(encoder(first)), projector(encoder(second)), temperature=0.2, share=0.7)",
+    learn=lambda task: learn_from_views(task, partial(hard_contrastive_loss, temperature=0.2, share=0.7)),
 )
 
 STUDY = Study(
