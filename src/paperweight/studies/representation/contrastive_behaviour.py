@@ -70,7 +70,7 @@ RECIPE = Recipe(
 
 EMBEDDING = Embedding(
     words="two views of an image find each other among the 70% of the other images that are most similar",
-    line="loss = hard_contrastive_loss(projector(encoder(first)), projector(encoder(second)), temperature=0.2, share=0.7)",
+    line="loss = hard_contrastive_loss(codes_of_views, codes_of_other_views, temperature=0.2, share=0.7)",
     learn=lambda task: learn_from_views(task, partial(hard_contrastive_loss, temperature=0.2, share=0.7)),
 )
 
