@@ -70,7 +70,8 @@ def _given(
     if data.test is not None:
         more, of = (torch.from_numpy(array.copy()) for array in (data.test.images, data.test.labels))
         new = _frequent(of[~torch.isin(of, labels)], needed)
-        images, labels = torch.cat([images, more]), torch.cat([labels, of])
+        added = torch.isin(of, new)
+        images, labels = torch.cat([images, more[added]]), torch.cat([labels, of[added]])
     if len(known) + len(new) < _LEAST:
         raise InputError(
             f"this study needs at least {_LEAST} classes, its identities, of at least {needed} images each, and "

@@ -101,7 +101,9 @@ STUDY = Study(
     limits=(
         "PDP and FBV are our reading of names. Drawn faces of 16 pixels, a small network, 120 steps, 40 identities to "
         "learn from: nothing follows for faces, whose expressions differ from person to person, or for large networks. "
-        "The radius of FBV is not tuned. Batches are balanced by true labels where the losses see wrong ones."
+        "The radius of FBV is not tuned. Batches are balanced by true labels where the losses see wrong ones. On "
+        "characters of Omniglot, turned and inverted, 100 of them from unseen alphabets, seeds 1000 to 1005 gave areas "
+        "of 0.60 to 0.68 and a gain of 0.015 (-0.010 to 0.050), which decides nothing."
     ),
     seeds=8,
 )
