@@ -16,7 +16,7 @@ Deviations:
     - The paper's full text was not at hand. Kicks are as its abstract and figures say; which distance from even
       singular values is meant is this project's reading, as is its weight.
     - Each view is pulled to the target's centroid, as the abstract has it. The distance between the centroids of both
-      networks, of which a caption speaks, would be 0 for any network that is its own target, whatever it makes of views.
+      networks, of which a caption speaks, would be 0 for any network that is its own target, whatever it does to views.
     - The momentum of the target stays as it is; it may rise to 1 in the paper, as in BYOL.
     - A kick is 1 plus the cosine with the random direction, so that it is 1 on average.
 """
