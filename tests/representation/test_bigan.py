@@ -166,6 +166,8 @@ def test_the_critic_sees_data_with_codes_and_samples_with_latent_variables():
     assert torch.equal(real, torch.cat([inputs, model.encoder(inputs)], dim=1))
     assert torch.equal(fake, torch.cat([model.decoder(latent), latent], dim=1))
     assert torch.equal(model.reconstruct(inputs), model.decoder(model.encoder(inputs)))
+    joined = JointCritic(nn.Identity())(inputs[:, None], latent[:3])
+    assert torch.equal(joined, torch.cat([inputs, latent[:3]], dim=1))
     # Other codes for the same images change what the critic says.
     critic = network().critic
     images, codes = normal(6, 4), normal(6, 2)
