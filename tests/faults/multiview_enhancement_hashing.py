@@ -11,9 +11,9 @@ FAULTS = (
     Fault(
         "views dealt by the global stream", "generator=generator, device=generator.device)", "device=generator.device)"
     ),
-    Fault("what another view brings counts", "beside = relations - alone", "beside = relations"),
-    Fault("a view beside itself", " - beside.diagonal()).clamp", ").clamp"),
-    Fault("views that do harm weigh", "beside.diagonal()).clamp(min=0)", "beside.diagonal()).abs()"),
+    Fault("what another view brings counts", "(relations - alone).sum(dim=1)", "relations.sum(dim=1)"),
+    Fault("what a view brings to others", "(relations - alone).sum(dim=1)", "(relations - alone).sum(dim=0)"),
+    Fault("views that do harm weigh", ".sum(dim=1)).clamp(min=0)", ".sum(dim=1)).abs()"),
     Fault("weights that do not sum to 1", "return rises / total if", "return rises if"),
     Fault(
         "one view for all bits",

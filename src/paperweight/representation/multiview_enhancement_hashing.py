@@ -2,8 +2,7 @@
 
 Each view of an image, such as pixels or a histogram of gradients, has a branch that gives a code. Codes are fused by
 weights, which say how much is lost without a view. A memory network learns to give fused codes from the first view.
-Cost: all branches in training, the memory network alone in a search; the loss once for each view and each pair of views
-whenever weights are computed.
+Cost: all branches in training, the memory network in a search; the loss once a view and a pair of views for weights.
 
 Source:
     C. Yan, B. Gong, Y. Wei, Y. Gao, "Deep Multi-View Enhancement Hashing for Image Retrieval", IEEE Transactions on
@@ -59,7 +58,7 @@ PAPER = Paper(
 
 
 class HashCodes(NamedTuple):
-    """What `MultiViewHash` gives, each entry from -1 to 1.
+    """What `MultiViewHash` gives, from -1 to 1.
 
     Attributes:
         fused: Fused codes, (N, bits).
@@ -132,8 +131,7 @@ def view_weights(relations: Tensor) -> Tensor:
     if not fits or not relations.is_floating_point() or not bool(relations.isfinite().all()):
         raise ValueError(f"relations must be finite and floating, (V, V), got {relations}")
     alone = relations.diagonal()
-    beside = relations - alone
-    rises = (alone + beside.sum(dim=1) - beside.diagonal()).clamp(min=0)
+    rises = (alone + (relations - alone).sum(dim=1)).clamp(min=0)
     total = rises.sum()
     return rises / total if bool(total > 0) else torch.full_like(alone, 1 / len(alone))
 
