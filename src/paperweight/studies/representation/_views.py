@@ -1,6 +1,7 @@
 """How an encoder learns from two views of each image: a projector on it, AdamW, and a rate that rises and falls."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +10,24 @@ from torch.optim import AdamW
 from paperweight.loops import fit_views, warmed_cosine
 from paperweight.studies import Unlabelled
 
-__all__ = ["learn_from_views", "projector"]
+__all__ = ["drawn", "learn_from_views", "projector"]
 
 _WIDTH, _CODES = 128, 64
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def drawn(build: Callable[[], Network], generator: torch.Generator) -> Network:
+    """Return what a function builds of layers, with initial weights that the generator decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+        return build()
 
 
 def projector(dim: int, generator: torch.Generator) -> nn.Sequential:
     """Return two layers that map features, (N, dim), to codes, (N, 64), with weights that the generator decides."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
-        return nn.Sequential(nn.Linear(dim, _WIDTH), nn.BatchNorm1d(_WIDTH), nn.ReLU(), nn.Linear(_WIDTH, _CODES))
+    layers = nn.BatchNorm1d(_WIDTH), nn.ReLU()
+    return drawn(lambda: nn.Sequential(nn.Linear(dim, _WIDTH), *layers, nn.Linear(_WIDTH, _CODES)), generator)
 
 
 def learn_from_views(task: Unlabelled, loss: Callable[[Tensor, Tensor], Tensor]) -> None:

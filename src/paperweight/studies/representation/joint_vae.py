@@ -22,8 +22,9 @@ from paperweight.data import LabelledImages
 from paperweight.loops import index_batches, minimise, tune
 from paperweight.representation._vae import gaussian_kl
 from paperweight.representation.joint_vae import JointVAE, Reconstruction, discrete_kl, joint_vae_loss
-from paperweight.studies import ACCURACY, Arm, Metric, Outcome, Setting, Study, classification
+from paperweight.studies import ACCURACY, Arm, Embedding, Metric, Outcome, Setting, Study, Unlabelled, classification
 from paperweight.studies.representation._clusters import kmeans_groups, names_of
+from paperweight.studies.representation._views import drawn
 
 _WEIGHTS = (0.5, 2.0, 8.0, 32.0)
 _LOWER = (1 / 64, 1 / 16, 1 / 4, 1.0)
@@ -38,6 +39,34 @@ class _Plan(NamedTuple):
     groups: Literal["latent", "means", "pixels"] = "latent"
     weights: tuple[float, ...] = _WEIGHTS
 
+
+def _learn(task: Unlabelled) -> None:
+    pixels = task.images.flatten(1)
+    low, high = pixels.aminmax()
+    pixels = (pixels - low) / (high - low).clamp(min=1e-6)
+
+    def networks() -> nn.ModuleList:
+        decoder = nn.Sequential(nn.Linear(20, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, pixels.shape[1]))
+        return nn.ModuleList([nn.Linear(task.dim, 30), decoder])
+
+    head, decoder = drawn(networks, task.generator).to(pixels.device)
+    model = JointVAE(nn.Sequential(task.encoder, head), decoder, generator=task.generator)
+
+    def loss(batch: tuple[int, Tensor]) -> Tensor:
+        target = pixels[batch[1]]
+        output = model(task.images[batch[1]])
+        return joint_vae_loss(output, target, 1 + batch[0], 2.0, 20.0, math.log(10), task.steps)
+
+    batches = index_batches(len(pixels), task.batch_size, task.generator, pixels.device)
+    optimizer = Adam([p for p in model.parameters() if p.requires_grad], lr=task.lr)
+    minimise(loss, optimizer, enumerate(batches), steps=task.steps, on_step=task.on_step)
+
+
+EMBEDDING = Embedding(
+    words="an autoencoder with ten continuous latents and one of ten classes, each kind with a capacity of its own",
+    line="loss = joint_vae_loss(model(images), images, step, 2.0, 20.0, math.log(10), steps)",
+    learn=_learn,
+)
 
 STUDY = Study(
     paper="joint_vae",
