@@ -10,7 +10,7 @@ Source:
     T. Ding, S. Tong, K. H. R. Chan, X. Dai, Y. Ma, B. D. Haeffele, "Unsupervised Manifold Linearizing and Clustering",
     ICCV, 2023, https://arxiv.org/abs/2301.01805. Implemented: coding rates of all samples and by membership, the doubly
     stochastic membership, the loss of the second stage, total coding rate with views for the first, labels and
-    numerical rank. No code of the authors was found.
+    numerical rank. The authors' code, https://github.com/tianjiaoding/mlc, was not at hand.
 
 Deviations:
     - Values of ``eps`` and ``eta`` in the paper's appendix were not at hand; the defaults are this project's.
