@@ -15,6 +15,7 @@ from paperweight.data import load_images
 from paperweight.data.naming import image_names
 from paperweight.embedding import Encoder, embed, load_encoder
 from paperweight.embedding.learning import Learning, methods
+from paperweight.embedding.run import _map
 from paperweight.errors import InputError
 from paperweight.nets import MLP
 from paperweight.reports import render_embedding
@@ -90,13 +91,63 @@ def test_a_method_trains_the_encoder_in_place_and_draws_from_its_generator_alone
     seen: list[tuple[str, int, int]] = []
     learning = Learning(network, images, 16, 6, 16, 0, lambda *told: seen.append(told))
     state = torch.random.get_rng_state()
-    learned, losses = learning.by(method)
+    learned, losses, made = learning.by(method)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     changed = [n for n, p in learned.named_parameters() if not torch.equal(p, network.get_parameter(n))]
     assert len(changed) >= len(list(network.parameters())) - 1
     assert seen[-1] == ("learning without labels", 6, 6)
     assert len(losses) == len(seen)
+    assert made == 6
+
+
+def test_updates_are_told_as_they_were_made() -> None:
+    images = torch.rand(36, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    learning = Learning(torch.nn.Sequential(MLP((1, 8, 8), 16)), images, 16, 7, 10, 0, lambda *told: None)
+    assert learning.by("noise_as_targets")[2] == 8
+    assert learning.by("contrastive_behaviour")[2] == 7
+
+
+def test_probes_are_fitted_to_images_of_all_classes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("paperweight.embedding.run._PROBED", 60)
+    images, labels = load_images("digits").train.images, load_images("digits").train.labels
+    order = np.argsort(labels, kind="stable")
+    np.savez(tmp_path / "sorted.npz", x=images[order, 0], y=labels[order])
+    found = embed(tmp_path / "sorted.npz", "noise_as_targets", steps=3)
+    assert found.judged["pixels"].best.value > 0.6
+
+
+def test_features_that_are_all_the_same_have_a_map_of_one_place() -> None:
+    assert (_map(torch.full((50, 8), 0.3)) == 0).all()
+
+
+@pytest.mark.parametrize("out", ["digits.npz", "folder/inside/x.npz"])
+def test_nothing_is_written_over_the_images_or_among_them(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "digits.npz").write_bytes(b"mine")
+    data = "folder" if out.startswith("folder") else "digits.npz"
+    assert status("--data", data, "--method", "noise_as_targets", "--out", out) == 2
+    assert "lies in the data" in capsys.readouterr().err
+    assert (tmp_path / "digits.npz").read_bytes() == b"mine"
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_an_encoder_sees_files_as_they_were_learned(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for number in range(60):
+        shape = (48, 96, 3) if number % 2 else (40, 40, 3)
+        noise = draw.integers(0, 256, (6, 12, 3) if number % 2 else (5, 5, 3), dtype=np.uint8)
+        image = Image.fromarray(noise).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        image.save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    found = embed(tmp_path, "contrastive_behaviour", steps=2)
+    row = list(found.names).index("b/1.png")
+    pixels = np.array(Image.open(tmp_path / "b" / "1.png"))
+    own = found.encoder(torch.from_numpy(pixels / 255).movedim(2, 0)[None])[0]
+    assert torch.nn.functional.cosine_similarity(own, torch.from_numpy(found.features[row]), dim=0) > 0.999
 
 
 def test_without_labels_nothing_is_judged_and_that_is_said(folder: Path) -> None:
@@ -150,6 +201,10 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     card = {"shape": [1, 8, 8], "network": None}
     Encoder(torch.nn.Linear(2, 2), torch.zeros(1), torch.ones(1), (1, 8, 8), card).save(path)
     with pytest.raises(InputError, match="do not fit the network"):
+        load_encoder(path)
+    card["shape"] = [1, 8, 3]
+    Encoder(torch.nn.Linear(2, 2), torch.zeros(1), torch.ones(1), (1, 8, 8), card).save(path)
+    with pytest.raises(InputError, match="is no encoder"):
         load_encoder(path)
     card["shape"] = [1, 8, 10**9]
     Encoder(torch.nn.Linear(2, 2), torch.zeros(1), torch.ones(1), (1, 8, 8), card).save(path)

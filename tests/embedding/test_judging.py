@@ -35,6 +35,12 @@ def test_the_interval_of_a_difference_covers_and_turns_with_the_sides() -> None:
     assert 0.92 < covered / 400 < 0.99
 
 
+def test_the_interval_of_a_difference_is_one_of_shares() -> None:
+    right = torch.ones(8, dtype=torch.bool)
+    assert compared(right, ~right).high == 1.0
+    assert compared(~right, right).low == -1.0
+
+
 def test_neighbours_by_a_loop() -> None:
     features = drawn(30, 4)
     others = torch.arange(5, 30)

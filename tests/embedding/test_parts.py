@@ -30,19 +30,20 @@ def test_a_fifth_judges_and_a_fifth_of_the_rest_chooses() -> None:
     assert (divided(data(pool(500)), seed=0).of == parts.of).all()
 
 
-def test_copies_are_in_one_part() -> None:
+def test_of_copies_one_is_in_a_part_and_the_others_are_left_out() -> None:
     parts = divided(data(joined(pool(100), pool(100), pool(60))), seed=3)
-    for part in (TRAIN, VALIDATION, TEST):
-        rows = parts.rows(part)
-        assert set(parts.first[rows]) == {n for n in parts.first if parts.of[n] == part}
-    assert parts.first.max() == 99
+    used = [row for part in (TRAIN, VALIDATION, TEST) for row in parts.rows(part)]
+    assert sorted(used) == list(range(100))
+    assert set(parts.of[100:]) == {LEFT_OUT}
+    single = divided(data(pool(100)), seed=3)
+    assert (single.of == parts.of[:100]).all()
 
 
 def test_a_test_part_of_the_source_judges_and_its_copies_are_not_learned() -> None:
     parts = divided(data(pool(200), joined(pool(50, first=180), pool(2_600, first=1_000))), seed=0)
     tested = parts.rows(TEST)
-    assert len(np.unique(parts.first[tested])) == 2_000
-    assert (tested >= 200).sum() == 2_000
+    assert len(np.unique(parts.first[tested])) == len(tested) == 2_000
+    assert (tested >= 200).all()
     assert not set(parts.first[parts.rows(TRAIN)]) & set(parts.first[200:])
     assert not set(parts.first[parts.rows(VALIDATION)]) & set(parts.first[200:])
     assert len(parts.rows(TRAIN)) + len(parts.rows(VALIDATION)) == 180
@@ -57,6 +58,10 @@ def test_without_labels_all_is_learned() -> None:
 
 
 def test_few_different_images_are_refused() -> None:
-    with pytest.raises(InputError, match="toy must hold at least 40 different images to learn from, got 39"):
+    with pytest.raises(InputError, match="toy must hold at least 32 different images to learn from, got 26"):
         divided(data(joined(pool(39), pool(39))), seed=0)
+    with pytest.raises(InputError, match="got 4 that are not for tests"):
+        divided(data(pool(4), pool(60, first=10)), seed=0)
+    with pytest.raises(InputError, match="got 0 that are not for tests"):
+        divided(data(pool(60), pool(60)), seed=0)
     assert len(divided(load_images("digits"), 0).rows(TEST)) == 359

@@ -12,7 +12,7 @@ FAULTS = (
         "the easiest negatives", "negatives >= negatives.topk(kept, dim=1)", "negatives <= negatives.topk(kept, dim=1)"
     ),
     Fault("ties dropped", "(negatives >= negatives.topk", "(negatives > negatives.topk"),
-    Fault("rounded down", "max(1, ceil(share * (len(cosines) - 2)))", "max(1, int(share * (len(cosines) - 2)))"),
+    Fault("rounded down", "ceil(share * (len(cosines) - 2) - 1e-9)", "int(share * (len(cosines) - 2))"),
     Fault("the twin dropped", "dropped.scatter(1, twins[:, None], value=False)", "dropped"),
     Fault("hard negatives of the batch", "values[:, -1:]", "values[:, -1:].mean()"),
     Fault("a neighbour for a twin", ".roll(len(first))", ".roll(1)"),

@@ -20,7 +20,7 @@ FAULTS = (
     Fault("squared slopes", "(torch.linalg.vector_norm(slopes, dim=1) - 1).square()", "slopes.square().sum(dim=1)"),
     Fault("penalty without a graph", "create_graph=True", "create_graph=False"),
     Fault("no weight of the penalty", "+ lam * penalty", "+ penalty"),
-    Fault("gradients into features", "real, fake = real.detach(), fake.detach()", "real, fake = real, fake"),
+    Fault("gradients into features", "= real.detach(), fake.detach(), attributes", "= real, fake, attributes"),
     Fault("the generator lowers scores", "loss = -critic(fake", "loss = critic(fake"),
     Fault("beta of one", "loss + beta * F.cross", "loss + F.cross"),
     Fault("a classifier that is trained", "parameter.detach() for name", "parameter for name"),

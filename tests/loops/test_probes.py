@@ -177,3 +177,12 @@ def test_what_cannot_be_tried_is_said():
     for features in (normal(30), normal(0, 3), torch.zeros(3, 2, dtype=torch.int64), normal(3, 2) * math.nan):
         with pytest.raises(ValueError, match="features must be"):
             effective_rank(features)
+
+
+def test_features_of_low_precision_keep_their_directions_and_what_they_tell() -> None:
+    features = normal(2_000, 128).float()
+    assert effective_rank(features.bfloat16()) == pytest.approx(effective_rank(features), rel=0.01)
+    assert effective_rank((torch.ones(200, 8) * 0.3).bfloat16()) == 0
+    labels = (features[:, 0] > 0).long()
+    part = (1 + 0.1 * features[:, :1]).bfloat16(), labels
+    assert linear_probe(part, part, part).accuracy > 0.95

@@ -222,3 +222,8 @@ def test_features_are_made_class_by_class_of_standard_normal_noise():
     more = synthesise_features(MODEL, TOLD, 3, generator=seeded())[0]
     assert not more.requires_grad
     assert not torch.equal(more, synthesise_features(MODEL, TOLD, 3, generator=seeded(1))[0])
+
+
+def test_attributes_must_be_floating():
+    with pytest.raises(ValueError, match="attributes must be floating"):
+        synthesise_features(FeatureGenerator(2, 3, 4, hidden=5), torch.eye(2).long(), generator=torch.Generator())

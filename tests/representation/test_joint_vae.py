@@ -294,3 +294,20 @@ def test_two_kinds_of_images_fall_into_two_classes():
         optimizer.step()
     found = model.eval()(shown).classes[0].argmax(dim=1)
     assert max((found == kinds).sum().item(), (found != kinds).sum().item()) == 200
+
+
+def test_traversal_without_continuous_latents_changes_the_one_that_is_asked_for():
+    torch.manual_seed(0)
+    model = JointVAE(nn.Linear(4, 5), nn.Linear(5, 4), continuous=0, discrete=[2, 3])
+    images = torch.rand(3, 4)
+    with torch.no_grad():
+        codes = [F.one_hot(each.argmax(dim=1), each.shape[1]).float() for each in model.encode(images)[2]]
+        for latent, classes in ((0, 2), (1, 3)):
+            shown = traverse(model, images, latent)
+            assert shown.shape == (3, classes, 4)
+            for value in range(classes):
+                changed = list(codes)
+                changed[latent] = torch.eye(classes)[value].expand(3, -1)
+                assert torch.allclose(shown[:, value], model.decoder(torch.cat(changed, dim=1)).sigmoid())
+    with pytest.raises(ValueError, match=r"discrete must hold numbers of classes, got 10; give \(10,\)"):
+        JointVAE(nn.Linear(4, 5), nn.Linear(5, 4), discrete=10)

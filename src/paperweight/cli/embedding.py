@@ -49,6 +49,7 @@ def embed(
     from paperweight.reports.pages import check_folder
 
     find_embedding(method)
+    _check_apart(out, data)
     check_folder(out.parent)
     from paperweight.cli.bars import Bars
 
@@ -70,6 +71,13 @@ def embed(
     with printed() as console:
         _print_embedded(console, found, [out, encoder, report])
     return 0
+
+
+def _check_apart(out: Path, data: str) -> None:
+    """Refuse to write over the images, or among them, where the next start would read what was written."""
+    source, place = Path(data).expanduser().resolve(), out.expanduser().resolve()
+    if place == source or (source.is_dir() and place.is_relative_to(source)):
+        raise InputError(f"--out {out} lies in the data, {data}, which nothing is written over; choose another place")
 
 
 def _print_embedded(console: "Console", found: "Embedded", files: list[Path]) -> None:

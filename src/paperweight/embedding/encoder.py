@@ -76,7 +76,8 @@ class Encoder:
         """Return images as the network takes them.
 
         Args:
-            images: Shape (N, C, H, W), in [0, 1]; another size is resized.
+            images: Shape (N, C, H, W), in [0, 1]. Of another size the centred square is resized, as of images that are
+                learned; where those were all of one oblong size, the whole is.
 
         Raises:
             ValueError: If the shape or the number of channels is another one, or values are outside [0, 1].
@@ -88,7 +89,10 @@ class Encoder:
             )
         if not bool(((images >= 0) & (images <= 1)).all()):
             raise ValueError("images must be from 0 to 1, got others; divide bytes by 255")
+        images = images.to(self.mean)
         if images.shape[2:] != self.shape[1:]:
+            if self.shape[1] == self.shape[2]:
+                images = _squares(images)
             images = resize(images, self.shape[1:])
         return (images - self.mean[:, None, None]) / self.std[:, None, None]
 
@@ -104,6 +108,14 @@ class Encoder:
         """
         state = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         write_file(path, {**state, "mean": self.mean, "std": self.std}, {_CARD: json.dumps(self.card)})
+
+
+def _squares(images: Tensor) -> Tensor:
+    """Return the centred square of each image."""
+    high, wide = images.shape[2:]
+    side = min(high, wide)
+    top, left = (high - side) // 2, (wide - side) // 2
+    return images[..., top : top + side, left : left + side]
 
 
 def encoded(network: nn.Module, images: Tensor) -> Tensor:
@@ -140,7 +152,7 @@ def load_encoder(path: str | Path, network: str | None = None) -> Encoder:
         card = json.loads(header.texts[_CARD])
         channels, height, width = (int(side) for side in card["shape"])
         own = card["network"]
-        if not all(1 <= side <= _LARGEST_SIDE for side in (channels, height, width)):
+        if channels not in (1, 3) or not all(4 <= side <= _LARGEST_SIDE for side in (height, width)):
             raise ValueError(f"a side of {(channels, height, width)}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no encoder that paperweight embed wrote; name such a file") from error
@@ -150,7 +162,7 @@ def load_encoder(path: str | Path, network: str | None = None) -> Encoder:
     shape = channels, height, width
     model, state = new_network(network, shape, 0), read_file(path)
     try:
-        mean, std = state.pop("mean"), state.pop("std")
+        mean, std = state.pop("mean").reshape(channels), state.pop("std").reshape(channels)
         model.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
     except (KeyError, RuntimeError) as error:
         raise InputError(f"the weights in {path} do not fit the network: {brief(str(error), 300)}") from error

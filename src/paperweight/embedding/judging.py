@@ -68,7 +68,7 @@ def compared(correct: Tensor, other: Tensor) -> Score:
     ahead, behind = int((correct & ~other).sum()), int((other & ~correct).sum())
     b, c, n = ahead + 0.5, behind + 0.5, count + 2.0
     middle, half = (b - c) / n, _QUANTILE * math.sqrt(b + c - (b - c) ** 2 / n) / n
-    return Score((ahead - behind) / count, middle - half, middle + half)
+    return Score((ahead - behind) / count, max(-1.0, middle - half), min(1.0, middle + half))
 
 
 def small_pixels(images: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def small_pixels(images: Tensor) -> Tensor:
 
 
 def neighbours(features: Tensor, queries: Tensor, others: Tensor, count: int) -> Tensor:
-    """Return the numbers of the samples whose features have the largest cosine with those of others, nearest first.
+    """Return the numbers of the nearest samples: of the largest cosine of features less the mean of all.
 
     Args:
         features: Features of all samples, (N, d).

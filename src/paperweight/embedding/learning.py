@@ -109,17 +109,21 @@ class Learning:
     seed: int
     tell: Callable[[str, int, int], None]
 
-    def by(self, name: str) -> tuple[nn.Module, list[float]]:
-        """Train a copy of the network by a paper's method, and return it with the losses of its updates.
+    def by(self, name: str) -> tuple[nn.Module, list[float], int]:
+        """Train a copy of the network by a paper's method.
+
+        Returns:
+            The copy, the losses that were told, and the number of updates, which a method of whole passes rounds.
 
         Raises:
             InputError: If the loss or the features are not finite, so that nothing was learned.
         """
-        network, losses = deepcopy(self.network).train(), list[float]()
+        network, losses, made = deepcopy(self.network).train(), list[float](), [0]
 
         def on_step(step: int, loss: Tensor) -> None:
             losses.append(float(loss))
-            self._count("learning without labels", step)
+            made.append(step + 1)
+            self.tell("learning without labels", min(step + 1, self.steps), self.steps)
 
         find_embedding(name).learn(
             Unlabelled(
@@ -138,15 +142,16 @@ class Learning:
             finite = bool(network(self.images[: self.batch_size]).isfinite().all())
         if not finite:
             raise InputError(f"the training by {name} diverged; its features are not finite. Try another method")
-        return network, losses
+        return network, losses, made[-1]
 
-    def by_labels(self, index: Tensor, labels: Tensor, classes: int) -> nn.Sequential:
+    def by_labels(self, index: Tensor, labels: Tensor, classes: int, steps: int) -> nn.Sequential:
         """Train a copy of the network and a linear layer on it by labels, and return both as one network.
 
         Args:
             index: The numbers of the images that have labels to learn from, (M,).
             labels: Theirs, from 0, (M,).
             classes: Number of classes.
+            steps: Updates.
         """
         generator, images = self._generator(), self.images[index]
         with torch.random.fork_rng(devices=[]):
@@ -161,9 +166,9 @@ class Learning:
             loss,
             optimizer,
             index_batches(len(images), min(self.batch_size, len(images)), generator, images.device),
-            steps=self.steps,
-            schedule=warmed_cosine(optimizer, self.steps),
-            on_step=lambda step, _: self._count("learning with labels, as the ceiling", step),
+            steps=steps,
+            schedule=warmed_cosine(optimizer, steps),
+            on_step=lambda step, _: self.tell("learning with labels, as the ceiling", step + 1, steps),
         )
         return model
 
@@ -183,6 +188,3 @@ class Learning:
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
-
-    def _count(self, words: str, step: int) -> None:
-        self.tell(words, step + 1, self.steps)

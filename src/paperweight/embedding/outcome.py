@@ -157,8 +157,8 @@ class Embedded:
         if not self.judged:
             found.insert(
                 0,
-                "Without labels nothing says whether near images belong together: look at the pictures. Put images of "
-                "some classes into folders of their own, and probes tell what the features are worth.",
+                "Without labels nothing says whether near images belong together: look at the pictures. Put all "
+                "images into folders, one for each class, and probes tell what the features are worth.",
             )
         else:
             found.append(

@@ -14,7 +14,7 @@ TRAIN, VALIDATION, TEST, LEFT_OUT = "train", "validation", "test", "left out"
 
 _SHARE = 5
 _MOST = 2_000
-_FEWEST = 40
+_FEWEST = 32
 
 
 class Parts(NamedTuple):
@@ -40,37 +40,41 @@ class Parts(NamedTuple):
 def divided(data: ImageData, seed: int) -> Parts:
     """Divide a set: a fifth of it, or up to 2,000 images of its own test part, are for the test, as many choose.
 
-    Copies of an image are all in one part, and those of a test image in none beside. Without labels of two classes
-    there is nothing to judge by, and all images are for training.
+    Of copies of an image one is in one part, and the others are left out. Without labels of two classes there is
+    nothing to judge by, and all images are for training.
 
     Args:
         data: The images.
         seed: Decides which ones.
 
     Raises:
-        InputError: If there are fewer images than that makes sense for.
+        InputError: If there are fewer different images to learn from than that makes sense for.
     """
     pools = [pool for pool in (data.train, data.test) if pool is not None]
     images = np.concatenate([pool.images for pool in pools])
     labels = np.concatenate([pool.labels for pool in pools])
     first = first_of_each(images)
-    if len(np.unique(first)) < _FEWEST:
-        raise InputError(
-            f"{data.name} must hold at least {_FEWEST} different images to learn from, got {len(np.unique(first))}"
-        )
-    of = np.full(len(images), TRAIN, dtype=object)
+    of = np.full(len(images), LEFT_OUT, dtype=object)
+    start = len(data.train) if data.test is not None else len(images)
+    own, tested = np.unique(first[start:], return_index=True)
+    rest = np.setdiff1d(np.unique(first[:start]), own)
     if len(data.classes) > 1:
         draw = np.random.default_rng(seed)
-        if data.test is not None:
-            rest, own = np.unique(first[: len(data.train)]), np.unique(first[len(data.train) :])
-            rest = np.setdiff1d(rest, own)
-            of[len(data.train) :] = LEFT_OUT
+        free = draw.permutation(rest)
+        if data.test is None:
+            judging = free[: min(_MOST, len(free) // _SHARE)]
         else:
-            rest = own = np.unique(first)
-        tested = draw.permutation(own)[: min(_MOST, len(own) if data.test is not None else len(own) // _SHARE)]
-        free = draw.permutation(np.setdiff1d(rest, tested))
-        chosen = free[: min(_MOST, len(free) // _SHARE)]
-        of[np.isin(first, own) & (data.test is not None)] = LEFT_OUT
-        of[np.isin(first, tested)] = TEST
-        of[np.isin(first, chosen)] = VALIDATION
+            judging = start + draw.permutation(tested)[:_MOST]
+        free = np.setdiff1d(free, judging, assume_unique=True)
+        choosing = free[: min(_MOST, len(free) // _SHARE)]
+        of[judging], of[choosing] = TEST, VALIDATION
+        of[free[len(choosing) :]] = TRAIN
+    else:
+        of[np.unique(first)] = TRAIN
+    learned = int((of == TRAIN).sum())
+    if learned < _FEWEST:
+        raise InputError(
+            f"{data.name} must hold at least {_FEWEST} different images to learn from, got {learned} that are not for "
+            "tests; add images"
+        )
     return Parts(images, labels, first, of)

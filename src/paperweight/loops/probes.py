@@ -86,7 +86,8 @@ def linear_probe(
         products += centred.T @ centred / len(features)
         towards += centred.T @ (wanted - bias) / len(features)
     widths = products.diagonal().sqrt()
-    widths = torch.where(widths > 16 * torch.finfo(features.dtype).eps * middle.abs(), widths, float("inf"))
+    rounding = 16 * min(torch.finfo(features.dtype).eps, torch.finfo(torch.float32).eps)
+    widths = torch.where(widths > rounding * middle.abs(), widths, float("inf"))
     values, vectors = torch.linalg.eigh(products / widths[:, None] / widths)
     rotated = vectors.T @ (towards / widths[:, None])
 
@@ -197,7 +198,8 @@ def effective_rank(features: Tensor) -> float:
         products += centred.T @ centred
         size += rows.double().square().sum().item()
     values = torch.linalg.eigvalsh(products).clamp(min=0).sqrt()
-    values = values[values > 16 * max(torch.finfo(features.dtype).eps, 1e-9) * size**0.5]
+    rounding = 16 * max(torch.finfo(features.dtype).eps, 1e-9) / min(features.shape) ** 0.5
+    values = values[values > rounding * size**0.5]
     if not len(values):
         return 0.0
     shares = values / values.sum()

@@ -107,9 +107,10 @@ def contrastive_view(
 
     Args:
         images: With values in [0, 1], (N, 1, H, W) or (N, 3, H, W).
-        min_scale: Smallest part of the area that is seen, above 0 and at most 1; it is uniform from there to 1.
+        min_scale: Smallest part of the area that is seen, above 0 and at most 1; it is uniform from there to 1, before
+            a side that is longer than that of the image is cut.
         max_ratio: Largest ratio of the sides of the part, in shares of those of the image, at least 1; its logarithm
-            is uniform. A side is never longer than that of the image.
+            is uniform.
         jitter: By how much the factors of brightness, contrast and saturation differ from 1, at least 0; they are
             uniform, and at least 0.
         jitter_probability: That these change.
@@ -133,6 +134,8 @@ def contrastive_view(
             f"images must be floating, of shape (N, 1, H, W) or (N, 3, H, W) without a 0, got {images.dtype} "
             f"{tuple(images.shape)}"
         )
+    if not bool(((images >= 0) & (images <= 1)).all()):
+        raise ValueError("images must be from 0 to 1, got others; draw views before images are normalised")
     if not 0 < min_scale <= 1:
         raise ValueError(f"min_scale must be above 0 and at most 1, got {min_scale!r}")
     if not 1 <= max_ratio < math.inf:

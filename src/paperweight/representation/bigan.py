@@ -19,6 +19,7 @@ Deviations:
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, NamedTuple, final
 
 import torch
@@ -263,8 +264,8 @@ class BiGANTraining:
     def state_dict(self) -> dict[str, Any]:
         """Give all that is needed to go on beside the model's weights, the generator's state among it."""
         return {
-            "optimizer": self.optimizer.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "optimizer": deepcopy(self.optimizer.state_dict()),
+            "critic_optimizer": deepcopy(self.critic_optimizer.state_dict()),
             "generator": self.generator.get_state(),
         }
 

@@ -194,7 +194,7 @@ def tolerance(features: Tensor, labels: Tensor) -> float:
             f"labels must be whole numbers of at least 0 of shape ({len(features)},), got {labels.dtype} "
             f"{tuple(labels.shape)}"
         )
-    members = F.one_hot(labels.long()).double()
+    members = F.one_hot(labels.long().unique(return_inverse=True)[1]).double()
     counts = members.sum(dim=0)
     together = (members.T @ codes).square().sum() - codes.square().sum()
     return (together / (counts * (counts - 1)).sum()).item()
@@ -217,7 +217,7 @@ def _hardest(cosines: Tensor, twins: Tensor, share: float) -> Tensor:
     """Say which are the most similar negatives of each view, (2N, 2N), at least one where there are any."""
     own = torch.eye(len(cosines), dtype=torch.bool, device=cosines.device).scatter(1, twins[:, None], value=True)
     negatives = cosines.detach().masked_fill(own, float("-inf"))
-    kept = max(1, ceil(share * (len(cosines) - 2)))
+    kept = max(1, ceil(share * (len(cosines) - 2) - 1e-9))
     return (negatives >= negatives.topk(kept, dim=1).values[:, -1:]) & ~own
 
 

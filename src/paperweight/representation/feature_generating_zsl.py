@@ -93,14 +93,11 @@ class FeatureGenerator(nn.Module):
         self.layers = _two_layers(noise + attributes, hidden, features)
 
     def forward(self, latent: Tensor, attributes: Tensor) -> Tensor:
-        """Compute features.
+        """Compute features, (N, features).
 
         Args:
             latent: Standard normal noise, (N, noise).
             attributes: Attributes of the class of each, (N, attributes).
-
-        Returns:
-            Features, (N, features).
         """
         return F.relu(self.layers(torch.cat([latent, attributes], dim=1)))
 
@@ -169,7 +166,7 @@ def feature_critic_loss(
             f"fake must have the shape of real, (N, d) without a 0, got {tuple(fake.shape)} and {tuple(real.shape)}"
         )
     _check_attributes(attributes, len(real))
-    real, fake = real.detach(), fake.detach()
+    real, fake, attributes = real.detach(), fake.detach(), attributes.detach()
     share = torch.rand(len(real), 1, generator=generator, device=generator.device, dtype=real.dtype).to(real.device)
     with torch.enable_grad():
         between = torch.lerp(fake, real, share).requires_grad_()
@@ -295,5 +292,6 @@ def generalised_accuracy(predictions: Tensor, labels: Tensor, unseen: Tensor) ->
 
 
 def _check_attributes(attributes: Tensor, count: int) -> None:
-    if attributes.ndim != 2 or not attributes.numel() or len(attributes) != count:
-        raise ValueError(f"attributes must have shape ({count}, k) without a 0, got {tuple(attributes.shape)}")
+    if attributes.ndim != 2 or not attributes.numel() or len(attributes) != count or not attributes.is_floating_point():
+        got = f"{attributes.dtype} {tuple(attributes.shape)}"
+        raise ValueError(f"attributes must be floating, of shape ({count}, k) without a 0, got {got}")

@@ -154,9 +154,9 @@ def joint_vae_loss(
         raise ValueError(f"images must be floating in [0, 1], got {images.dtype} with other values")
     check_whole("step", step, 0)
     check_whole("steps", steps, 1)
-    check_number("gamma", gamma)
-    check_number("continuous_capacity", continuous_capacity)
-    check_number("discrete_capacity", discrete_capacity)
+    given = {"gamma": gamma, "continuous_capacity": continuous_capacity, "discrete_capacity": discrete_capacity}
+    for name, value in given.items():
+        check_number(name, value)
     grown = min(1.0, step / steps)
     loss = pixel_loss(output.pixels, images).mean()
     if output.mean.shape[1]:
@@ -204,6 +204,8 @@ class JointVAE(nn.Module):
     ) -> None:
         super().__init__()
         check_whole("continuous", continuous, 0)
+        if isinstance(discrete, int):
+            raise ValueError(f"discrete must hold numbers of classes, got {discrete}; give ({discrete},)")
         for classes in discrete:
             check_whole("discrete", classes, 2)
         if not continuous and not discrete:
@@ -212,7 +214,7 @@ class JointVAE(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.continuous = continuous
-        self.discrete = discrete
+        self.discrete = tuple(discrete)
         self.temperature = temperature
         self.generator = generator
 
@@ -242,10 +244,7 @@ class JointVAE(nn.Module):
             images: Images, (N, ...).
 
         Returns:
-            Logits of pixels, and what `encode` gives.
-
-        Raises:
-            ValueError: If the encoder gives another number of values.
+            Logits of pixels, and what `encode` gives, whose errors it raises.
         """
         mean, log_variance, classes = self.encode(images)
         if self.training:
@@ -288,7 +287,8 @@ def traverse(model: JointVAE, images: Tensor, latent: int, values: Sequence[floa
         raise ValueError(f"latent must be below {model.continuous + len(model.discrete)}, got {latent}")
     with evaluating(model):
         mean, _, classes = model.encode(images)
-        parts = [*mean.split(1, dim=1), *(F.one_hot(each.argmax(dim=1), each.shape[1]).to(mean) for each in classes)]
+        means = (mean[:, [place]] for place in range(model.continuous))
+        parts = [*means, *(F.one_hot(each.argmax(dim=1), each.shape[1]).to(mean) for each in classes)]
         continuous = latent < model.continuous
         taken = mean.new_tensor(list(values))[:, None] if continuous else torch.eye(parts[latent].shape[1]).to(mean)
         if not len(taken):

@@ -229,7 +229,7 @@ class MSBReg:
     def state_dict(self) -> dict[str, Any]:
         """Give all that is needed to go on beside the weights of the model, the predictor among it."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "predictor": {name: value.clone() for name, value in self.predictor.state_dict().items()},
             "target": {name: value.clone() for name, value in self.target.state_dict().items()},
             "generator": self.generator.get_state(),

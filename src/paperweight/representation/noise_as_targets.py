@@ -21,6 +21,7 @@ Deviations:
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, final
 
 import torch
@@ -219,7 +220,7 @@ class NoiseAsTargets:
     def state_dict(self) -> dict[str, Any]:
         """Give all that is needed to go on beside the model's weights, the generator's state among it."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": deepcopy(self.optimizer.state_dict()),
             "epoch": self.epoch,
             "targets": self.targets.clone(),
             "assignment": self.assignment.clone(),

@@ -98,7 +98,7 @@ def variable_types(variances: Tensor, error: float = 0.1, spread: float = 0.1) -
 def total_correlation(codes: Tensor) -> float:
     """Compute the total correlation that Gaussian codes of these covariances have: -log det(correlations) / 2.
 
-    It is 0 where all are uncorrelated, whatever the scale of each, and infinite where one follows from others.
+    It is 0 where all are uncorrelated, whatever the scale of each, and large where one nearly follows from others.
 
     Args:
         codes: Codes of samples, (N, d), N at least 2, d at least 1.

@@ -272,6 +272,8 @@ class Course:
         if not self.waves or not set(self.waves[0]) <= set(order):
             self.waves = [order[: self._affordable(costs, plan, order)]]
         first = self.waves[0]
+        if not {name for names in self.waves[1:] for name in names} <= set(self._rates) - set(first):
+            self.waves = [first]
         for name, each in gains.items():
             dropped = _HOPELESS if all(map(math.isfinite, each)) else _FAILED
             behind = "others were ahead in the race, and the time does not suffice for more"

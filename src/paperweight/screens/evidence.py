@@ -206,7 +206,7 @@ class Series:
         self._effects = 0
 
     def begin(self, names: Sequence[str]) -> None:
-        """Open recipes that waited. Neither their own gains nor those of others may have a part in which and when."""
+        """Open recipes that waited; which ones must not depend on gains of theirs, and only later pairs count."""
         for name in names:
             self._waiting.remove(name)
             self.open.append(name)

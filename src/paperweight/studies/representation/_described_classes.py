@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Described", "Task", "drawn_classes", "ridge", "task"]
+__all__ = ["Described", "Task", "drawn_classes", "ridge", "task", "without_last"]
 
 
 class Described(NamedTuple):
@@ -47,6 +47,13 @@ def drawn_classes(classes: int, images: int, generator: torch.Generator) -> Desc
     noise = 0.2 * torch.randn(classes, images, 16, generator=generator)
     features = (means[:, None] + drawn @ directions + noise).relu()
     return Described(features.flatten(0, 1), torch.arange(classes).repeat_interleave(images), attributes)
+
+
+def without_last(data: Described, count: int) -> Described:
+    """Leave out the last features of each class, so many."""
+    images = len(data.labels) // len(data.attributes)
+    kept = torch.arange(len(data.labels)) % images < images - count
+    return Described(data.features[kept], data.labels[kept], data.attributes)
 
 
 def task(data: Described, seen: Tensor, unseen: Tensor, tested: int) -> Task:

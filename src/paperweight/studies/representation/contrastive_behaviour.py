@@ -53,7 +53,7 @@ def _random(temperature: float, generator: torch.Generator, first: Tensor, secon
     twins = torch.arange(len(codes), device=codes.device).roll(len(first))
     drawn = torch.rand(len(codes), len(codes), generator=generator).to(codes.device).fill_diagonal_(-1)
     drawn = drawn.scatter(1, twins[:, None], 2.0)
-    kept = drawn >= drawn.topk(1 + ceil(share * (len(codes) - 2)), dim=1).values[:, -1:]
+    kept = drawn >= drawn.topk(1 + ceil(share * (len(codes) - 2) - 1e-9), dim=1).values[:, -1:]
     return F.cross_entropy((codes @ codes.T / temperature).masked_fill(~kept, float("-inf")), twins)
 
 

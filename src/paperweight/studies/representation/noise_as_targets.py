@@ -90,13 +90,14 @@ RECIPE = Recipe(
 def _learn(task: Unlabelled) -> None:
     model = nn.Sequential(task.encoder, projector(task.dim, task.generator).to(task.images.device))
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=task.lr)
-    images = task.images[: task.steps * task.batch_size]
+    order = torch.randperm(len(task.images), generator=task.generator)[: task.steps * task.batch_size]
+    images = task.images[order.to(task.images.device)]
     targets = noise_targets(len(images), 64, generator=task.generator).to(images)
     training = NoiseAsTargets(
         model, optimizer, images, targets, batch_size=task.batch_size, view=task.view, generator=task.generator
     )
     updates = -(-len(images) // task.batch_size)
-    for number in range(max(1, task.steps // updates)):
+    for number in range(max(1, round(task.steps / updates))):
         task.on_step((number + 1) * updates - 1, training.step())
 
 

@@ -120,9 +120,9 @@ def embed(
             seed,
             tell,
         )
-        learned, losses = learning.by(method)
+        learned, losses, card["steps"] = learning.by(method)
         features = encoded(learned, prepared)
-        judged = _judged(learning, source, parts, prepared, features) if len(source.classes) > 1 else {}
+        judged = _judged(learning, source, parts, prepared, features, card["steps"]) if len(source.classes) > 1 else {}
     rows = parts.rows(TEST) if judged else np.arange(len(parts.images))
     draw = np.random.default_rng(seed)
     shown = picked(parts.labels.tolist(), draw.permutation(rows).tolist(), _SHOWN)
@@ -174,12 +174,13 @@ def _unit(images: np.ndarray) -> Tensor:
 
 
 def _judged(
-    learning: Learning, source: ImageData, parts: Parts, prepared: Tensor, features: Tensor
+    learning: Learning, source: ImageData, parts: Parts, prepared: Tensor, features: Tensor, steps: int
 ) -> dict[str, Judged]:
     """Fit probes to all kinds of features, and train the network with labels."""
     labels = torch.from_numpy(parts.labels)
     rows = {part: torch.from_numpy(parts.rows(part)) for part in (TRAIN, VALIDATION, TEST)}
-    fitted = rows[TRAIN][:_PROBED]
+    drawn = torch.randperm(len(rows[TRAIN]), generator=torch.Generator().manual_seed(learning.seed))
+    fitted = rows[TRAIN][drawn[:_PROBED]]
     kinds = {
         LEARNED: ("the learned features", features),
         UNTRAINED: ("those of the same network untrained", encoded(learning.untrained(), prepared)),
@@ -194,7 +195,7 @@ def _judged(
         nearest[name] = knn_probe(given[0], given[1], given[2], neighbours=most)
         best[name] = max(linear[name], nearest[name], key=lambda probed: probed.validated)
     learning.tell("probing", len(kinds), len(kinds))
-    model = learning.by_labels(torch.arange(len(rows[TRAIN])), labels[rows[TRAIN]], len(source.classes))
+    model = learning.by_labels(torch.arange(len(rows[TRAIN])), labels[rows[TRAIN]], len(source.classes), steps)
     right = encoded(model, prepared[rows[TEST]]).argmax(dim=1) == labels[rows[TEST]]
     found = {
         name: Judged(
@@ -219,7 +220,9 @@ def _judged(
 
 
 def _map(features: Tensor) -> np.ndarray:
-    """Return places in two dimensions, (N, 2), in which near features are near (t-SNE)."""
+    """Return places in two dimensions, (N, 2), in which near features are near (t-SNE); one where all are the same."""
     count = len(features)
+    if effective_rank(features) == 0:
+        return np.zeros((count, 2))
     found = TSNE(init="pca", perplexity=min(30.0, (count - 1) / 3), random_state=0).fit_transform(features.numpy())
     return np.asarray(found, dtype=np.float64)
