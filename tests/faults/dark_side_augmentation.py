@@ -77,7 +77,13 @@ FAULTS = (
         part=_TRANSLATION,
     ),
     Fault("the target moves with the detector", "target = frozen(real)", "target = detector(real)", part=_TRANSLATION),
-    Fault("a detector that is always trained", "if detector_lr:", "if True:", part=_TRANSLATION),
+    Fault(
+        "a detector that is always trained",
+        "if detector_lr:",
+        "if True:",
+        survives="at a rate of 0 its weights stay as they are; only the loss that is reported differs",
+        part=_TRANSLATION,
+    ),
     Fault("rates do not fall", "rate * min(1.0, 2 * (1 - step / steps))", "rate", part=_TRANSLATION),
     Fault("batches in pairs", "_drawn(night, batch_size, generator)", "night[:batch_size]", part=_TRANSLATION),
     Fault(
