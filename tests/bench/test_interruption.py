@@ -123,7 +123,7 @@ def test_a_signal_to_stop_is_an_interruption_with_its_own_status(
     monkeypatch.setattr("paperweight.cli._app", told)
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stop:
-        main([])
+        main(["weigh"])
     assert stop.value.code == 128 + number
     assert "Finished trials are kept" in capsys.readouterr().err
     assert signal.getsignal(number) is before
