@@ -81,7 +81,7 @@ def test_a_screen_stops_with_a_report_goes_on_and_then_runs_nothing(
     fates = {fate["name"]: fate for fate in numbers["fates"]}
     assert fates["own:residual"]["verdict"] == "does not fit"
     assert fates["own:residual"]["reason"] == "the network has no GELU"
-    assert fates["own:blind"]["verdict"] in ("dropped", "hurts", "inconclusive")  # the last where the time is short
+    assert fates["own:blind"]["verdict"] in ("dropped", "hurts")
     assert "not reached" not in {fate["verdict"] for fate in numbers["fates"]}
     assert numbers["seconds"] <= 1.1 * 90
 

@@ -67,5 +67,5 @@ def test_as_many_recipes_are_confirmed_as_have_time() -> None:
     slow = affordable(costs, plan, seconds=500, jobs=2, ratios=[8.0] * 40)
     assert 1 <= slow < 8
     assert PAIRS * costs.trial(plan.steps) * (3 + 8 * slow) <= 1000
-    assert affordable(costs, plan, seconds=0, jobs=2, ratios=[1.0]) == 1
+    assert affordable(costs, plan, seconds=0, jobs=2, ratios=[1.0]) == 0
     assert affordable(costs, plan, seconds=500, jobs=2, ratios=[]) == 0

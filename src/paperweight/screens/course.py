@@ -270,7 +270,7 @@ class Course:
         gains = {name: tuple(score(found[arm, seed]) - usual[seed] for seed in known) for name, arm in arms.items()}
         lost, order = hopeless(gains), leaders(gains)
         if not self.waves or not set(self.waves[0]) <= set(order):
-            self.waves = [order[: self._affordable(costs, plan, order)]]
+            self.waves = [order[: max(1, self._affordable(costs, plan, order))]]
         first = self.waves[0]
         if not {name for names in self.waves[1:] for name in names} <= set(self._rates) - set(first):
             self.waves = [first]
@@ -304,7 +304,7 @@ class Course:
             wave += 1
             if wave == len(self.waves):
                 count = self._affordable(costs, plan, [*still, *waiting]) - len(still)
-                if count < 1 or self._bench.clock.left <= 0:
+                if count < 1:
                     break
                 self.waves.append(waiting[:count])
                 keep()

@@ -132,12 +132,12 @@ def affordable(costs: Costs, plan: Plan, *, seconds: float, jobs: int, ratios: l
         ratios: What each recipe takes in multiples of the baseline.
 
     Returns:
-        At most eight, and at least one where there is a recipe.
+        At most eight; 0 where the time does not suffice for one.
     """
-    for count in range(min(len(ratios), _MOST_CONFIRMED), 1, -1):
+    for count in range(min(len(ratios), _MOST_CONFIRMED), 0, -1):
         pair = (1 + _CONTROLS) * costs.trial(plan.steps) + sum(
             costs.trial(plan.steps, ratio) for ratio in ratios[:count]
         )
         if PAIRS * pair <= seconds * jobs:
             return count
-    return min(len(ratios), 1)
+    return 0
