@@ -81,7 +81,6 @@ FAULTS = (
         "a detector that is always trained",
         "if detector_lr:",
         "if True:",
-        survives="at a rate of 0 its weights stay as they are; only the loss that is reported differs",
         part=_TRANSLATION,
     ),
     Fault("rates do not fall", "rate * min(1.0, 2 * (1 - step / steps))", "rate", part=_TRANSLATION),

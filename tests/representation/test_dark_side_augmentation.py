@@ -300,6 +300,7 @@ def test_a_frozen_detector_stays_and_the_identity_has_no_edge_loss():
     assert not losses.detector.any()
     assert all(map(torch.equal, detector.state_dict().values(), before.values()))
     assert detector.training
+    assert not train(translator=scale(0.7), detector=detector, detector_lr=0.0).detector.any()
     held = scale(0.5, 0.1)
     held.bias.requires_grad_(False)
     train(translator=held, lr=0.1)
