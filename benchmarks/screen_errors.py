@@ -4,7 +4,7 @@ python benchmarks/screen_errors.py [--screens N] [--jobs N]
 
 Each screen has 40 recipes and the computing time that a plan of the screen reckons with: tries at a quarter of the
 steps, the race at a half, and as many full trainings as twelve pairs of eight recipes and the controls take; others
-begin where two or fewer recipes are open and twelve pairs of them have time. The
+begin where two or fewer recipes are open and as many pairs of them as may decide have time. The
 decisions are those of `paperweight.screens`; only accuracies are drawn. A recipe shares its baseline's luck in none of
 it: the two accuracies of a pair vary independently, each with the given deviation, and a race on validation examples
 is noisier. Effects at fewer steps are smaller. In the first rows nothing has an effect; then five recipes help by two
@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from paperweight.screens.evidence import Series, effects, evidence_interval
+from paperweight.screens.evidence import Series, effects, evidence_interval, pairs_wanted
 from paperweight.screens.plan import PAIRS, RACE_SEEDS, TRIES
 from paperweight.screens.racing import far_behind, leaders
 
@@ -56,8 +56,14 @@ def screened(law: str, deviation: float, helpers: int, seed: int) -> tuple[int, 
     series = Series(first, waiting, MINIMAL)
     trainings, half = PAIRS * (3 + MOST), list[float]()
     while True:
-        more = min(MOST, trainings // PAIRS - 3) - len(series.open)
-        if len(series.open) <= FEW and more > 0:
+        more = 0
+        if len(series.open) <= FEW:
+            wanted = [pairs_wanted(series.share[name]) for name in waiting[: MOST - len(series.open)]]
+            fits = [
+                count for count, pairs in enumerate(wanted, 1) if pairs * (3 + len(series.open) + count) <= trainings
+            ]
+            more = max(fits, default=0)
+        if more:
             series.begin(waiting[:more])
             waiting = waiting[more:]
         if not series.open or trainings < 3 + len(series.open):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from paperweight.bench.anytime import log_evidence
-from paperweight.screens.evidence import FALSE, Series, confirm, effects, evidence_interval, shares
+from paperweight.screens.evidence import FALSE, Series, confirm, effects, evidence_interval, pairs_wanted, shares
 
 MINIMAL = 0.01
 
@@ -146,3 +146,22 @@ def test_screens_of_nothing_seldom_report_anything() -> None:
             series.add({name: draw.normal() - baseline for name in series.open})
         false += bool(effects(series.gains, series.share))
     assert false <= 400 * FALSE + 3 * math.sqrt(400 * FALSE * (1 - FALSE))
+
+
+def test_shares_add_up_and_fall_with_the_place_in_the_queue() -> None:
+    share = shares(["a", "b"], list("cdefg"))
+    assert sum(share.values()) == pytest.approx(1)
+    assert share["a"] == share["b"] == pytest.approx(0.4)
+    assert [share["c"] / share[name] for name in "cdefg"] == pytest.approx([1, 2, 3, 4, 5])
+    assert shares(["a", "b"]) == {"a": 0.5, "b": 0.5}
+    assert shares([], ["a", "b"]) == pytest.approx({"a": 2 / 3, "b": 1 / 3})
+
+
+@pytest.mark.parametrize("place", [0, 5, 28])
+def test_a_sure_effect_counts_three_pairs_before_those_that_a_recipe_is_given(place: int) -> None:
+    waiting = [f"r{number}" for number in range(29)]
+    share, name = shares([f"first{number}" for number in range(8)], waiting), waiting[place]
+    pairs = pairs_wanted(share[name]) - 3
+    rising: list[float | None] = [10.0**number for number in range(pairs)]
+    assert effects({name: rising[:-1]}, share) == {}
+    assert effects({name: rising}, share) == {name: "helps"}

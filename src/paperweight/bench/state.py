@@ -55,6 +55,8 @@ _CLASSES: dict[str, Any] = {
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _SMALL = 1_000_000
+_EMPTY: dict[str, Any] = {}
+_MODULE_OF_STUDY = f"sys.modules.{STUDY_MODULE}"
 _OF_COPIES = "__slotnames__"  # Python notes it when an object of the class is copied for the first time
 
 
@@ -143,8 +145,8 @@ def _of_own_modules() -> dict[str, object]:
     """Return what the user's own modules hold, but for the study, which is executed anew for each trial."""
     found: dict[str, object] = {}
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and not name.startswith(STUDY_MODULE) and belongs_to_the_user(file):
+        file = getattr(module, "__dict__", _EMPTY).get("__file__")
+        if isinstance(file, str) and belongs_to_the_user(file) and not name.startswith(STUDY_MODULE):
             found[f"module {name}"] = True
             for attribute, value in list(vars(module).items()):
                 if not attribute.startswith("__"):
@@ -204,7 +206,7 @@ class State:
             "processes": set(descendants(above)) - {os.getpid()},
         }
         self._names = {of: dict(vars(space)) for of, space in (_MODULES | _CLASSES).items()}
-        self._names["sys.modules"] = {n: module for n, module in sys.modules.items() if not n.startswith(STUDY_MODULE)}
+        self._names["sys.modules"] = dict(sys.modules)
 
     def changes(self, later: "State") -> list[str]:
         """Return what is otherwise in a later state, in words."""
@@ -215,4 +217,4 @@ class State:
             now = later._names[of]
             new = now.keys() - names.keys() - {_OF_COPIES} if of in _CLASSES else ()
             changed += [f"{of}.{name}" for name in (*names, *new) if now.get(name) is not names.get(name)]
-        return changed
+        return [each for each in changed if not each.startswith(_MODULE_OF_STUDY)]

@@ -172,11 +172,12 @@ def descendants(process: int) -> list[int]:
         process: The number of the process.
     """
     children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            state, parent = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:2]
-            if state != b"Z":
-                children.setdefault(int(parent), []).append(int(folder.name))
+    for folder in os.scandir("/proc") if Path("/proc").is_dir() else ():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError, ValueError), Path(folder.path, "stat").open("rb", 0) as told:
+                state, parent = told.read().rpartition(b")")[2].split(None, 2)[:2]
+                if state != b"Z":
+                    children.setdefault(int(parent), []).append(int(folder.name))
     found: list[int] = []
     waiting = [process]
     while waiting:

@@ -10,8 +10,9 @@ from paperweight.bench.statistics import mean
 from paperweight.bench.trial import FINISHED, TrialRecord
 from paperweight.screens.asking import Asked, Bench
 from paperweight.screens.confirmation import Confirmation
+from paperweight.screens.evidence import pairs_wanted
 from paperweight.screens.outcome import Fate
-from paperweight.screens.plan import RACE_SEEDS, TRIES, Costs, Plan, affordable, planned
+from paperweight.screens.plan import PAIRS, RACE_SEEDS, TRIES, Costs, Plan, affordable, planned
 from paperweight.screens.racing import best_rate, far_behind, hopeless, leaders, next_rates
 from paperweight.screens.readings import argument, failure, no_baseline, none_works, score, step_seconds
 from paperweight.studies import Recipe
@@ -270,7 +271,8 @@ class Course:
         gains = {name: tuple(score(found[arm, seed]) - usual[seed] for seed in known) for name, arm in arms.items()}
         lost, order = hopeless(gains), leaders(gains)
         if not self.waves or not set(self.waves[0]) <= set(order):
-            self.waves = [order[: max(1, self._affordable(costs, plan, order))]]
+            count = self._affordable(costs, plan, order, [PAIRS] * len(order))
+            self.waves = [order[: max(1, count)]]
         first = self.waves[0]
         if not {name for names in self.waves[1:] for name in names} <= set(self._rates) - set(first):
             self.waves = [first]
@@ -283,9 +285,9 @@ class Course:
         far = sorted(set(self._rates) - set(gains), key=lambda name: -max((self.fates[name].scores or {}).values()))
         return [name for name in (*order, *behind, *far) if name not in first]
 
-    def _affordable(self, costs: Costs, plan: Plan, names: Sequence[str]) -> int:
+    def _affordable(self, costs: Costs, plan: Plan, names: Sequence[str], pairs: Sequence[int]) -> int:
         ratios = [self._ratios[name] for name in names]
-        return affordable(costs, plan, seconds=self._bench.clock.left, jobs=self._jobs, ratios=ratios)
+        return affordable(costs, plan, seconds=self._bench.clock.left, jobs=self._jobs, ratios=ratios, pairs=pairs)
 
     def _confirm(self, costs: Costs, plan: Plan, lr: float, rest: Sequence[str], keep: Callable[[], None]) -> None:
         """Train pairs wave by wave: where few of the recipes are still open, as many more begin as have time."""
@@ -303,7 +305,8 @@ class Course:
                 break
             wave += 1
             if wave == len(self.waves):
-                count = self._affordable(costs, plan, [*still, *waiting]) - len(still)
+                wanted = [0] * len(still) + [pairs_wanted(pairs.series.share[name]) for name in waiting]
+                count = self._affordable(costs, plan, [*still, *waiting], wanted) - len(still)
                 if count < 1:
                     break
                 self.waves.append(waiting[:count])

@@ -6,7 +6,8 @@ e-values (R. Wang, A. Ramdas, "False discovery rate control with e-values", JRSS
 dependence of recipes that share a baseline: of all verdicts "helps" or "hurts", one in twenty is wrong in expectation
 at most. Intervals are at the level that this rule leaves (Z. Xu, R. Wang, A. Ramdas, "Post-selection inference for
 e-value based confidence intervals", EJS, 2024): of those with a verdict, one in twenty misses at most. The recipes that
-are confirmed first share four fifths of that twentieth, those that are only looked at afterwards the rest.
+are confirmed first share four fifths of that twentieth alike; of the rest, those that are only looked at afterwards
+have the more the sooner their turn is.
 """
 
 import math
@@ -17,10 +18,10 @@ from typing import final
 
 import numpy as np
 
-from paperweight.bench.anytime import log_evidence
+from paperweight.bench.anytime import log_evidence, pairs_needed
 from paperweight.bench.statistics import Interval, Verdict, mean
 
-__all__ = ["FALSE", "Confirmed", "Series", "confirm", "effects", "evidence_interval", "shares"]
+__all__ = ["FALSE", "Confirmed", "Series", "confirm", "effects", "evidence_interval", "pairs_wanted", "shares"]
 
 FALSE = 0.05
 """Share of the verdicts "helps" and "hurts" that is wrong, in expectation at most."""
@@ -29,6 +30,7 @@ _FIRST = 0.8
 _HALVINGS = 50
 _FAILURES = 3
 _REACH = 64.0
+_SPARE = 3
 
 
 @final
@@ -94,15 +96,31 @@ def shares(first: Sequence[str], then: Sequence[str] = ()) -> dict[str, float]:
 
     Args:
         first: The recipes that are confirmed first.
-        then: Those that are confirmed once these are settled.
+        then: Those that are confirmed once these are settled, in their order: the second has half the share of the
+            first, the third a third, for it is not known how many will have a turn.
 
     Example:
-        >>> {name: round(share, 3) for name, share in shares(["a", "b"], ["c"]).items()}
-        {'a': 0.4, 'b': 0.4, 'c': 0.2}
+        >>> {name: round(share, 3) for name, share in shares(["a", "b"], ["c", "d", "e"]).items()}
+        {'a': 0.4, 'b': 0.4, 'c': 0.109, 'd': 0.055, 'e': 0.036}
     """
-    if not first or not then:
-        return {name: 1 / len(names) for names in (first, then) for name in names}
-    return {name: _FIRST / len(first) for name in first} | {name: (1 - _FIRST) / len(then) for name in then}
+    weights = {name: 1 / (1 + place) for place, name in enumerate(then)}
+    left = 1 - _FIRST if first else 1.0
+    whole = sum(weights.values())
+    alike = {name: (1.0 - (left if then else 0.0)) / len(first) for name in first}
+    return alike | {name: left * weight / whole for name, weight in weights.items()}
+
+
+def pairs_wanted(share: float) -> int:
+    """Return the pairs that a recipe should have time for: three more than it takes a sure effect to count alone.
+
+    Args:
+        share: Its share of the wrong verdicts, in (0, 1].
+
+    Example:
+        >>> pairs_wanted(0.1), pairs_wanted(0.01)
+        (12, 16)
+    """
+    return pairs_needed(math.ceil(1 / share)) + _SPARE
 
 
 def _strongest(gains: Sequence[float | None]) -> float:

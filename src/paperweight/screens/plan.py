@@ -1,6 +1,7 @@
 """How a screen spends its time: from what a step costs here to the number of steps and of recipes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -10,7 +11,7 @@ TRIES = 5
 """Learning rates that are tried of each optimizer and of each recipe."""
 
 PAIRS = 12
-"""Pairs that the time has to suffice for, of each recipe that is confirmed."""
+"""Pairs that the time has to suffice for, of each of eight recipes that are confirmed first."""
 
 RACE_SEEDS = 2
 
@@ -121,7 +122,9 @@ def planned(costs: Costs, *, seconds: float, jobs: int, recipes: int, examples: 
     return _of_steps(fitting * _STRIDE, recipes, examples, batch_size)
 
 
-def affordable(costs: Costs, plan: Plan, *, seconds: float, jobs: int, ratios: list[float]) -> int:
+def affordable(
+    costs: Costs, plan: Plan, *, seconds: float, jobs: int, ratios: Sequence[float], pairs: Sequence[int]
+) -> int:
     """Return of how many recipes, in their order, there will be enough pairs in the time that is left.
 
     Args:
@@ -130,6 +133,7 @@ def affordable(costs: Costs, plan: Plan, *, seconds: float, jobs: int, ratios: l
         seconds: The time that is left.
         jobs: Trials at once.
         ratios: What each recipe takes in multiples of the baseline.
+        pairs: How many pairs each must have; as many ratios as there are.
 
     Returns:
         At most eight; 0 where the time does not suffice for one.
@@ -138,6 +142,6 @@ def affordable(costs: Costs, plan: Plan, *, seconds: float, jobs: int, ratios: l
         pair = (1 + _CONTROLS) * costs.trial(plan.steps) + sum(
             costs.trial(plan.steps, ratio) for ratio in ratios[:count]
         )
-        if PAIRS * pair <= seconds * jobs:
+        if max(pairs[:count]) * pair <= seconds * jobs:
             return count
     return 0
