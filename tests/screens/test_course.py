@@ -42,6 +42,17 @@ def test_a_screen_finds_what_helps_and_says_no_more(drawn) -> None:
     assert screen.fates[0].cost == pytest.approx(1.0)
 
 
+def test_many_winners_are_told_in_few_words(drawn) -> None:
+    effects = {f"r{number}": 0.02 + number / 50 for number in range(5)}
+    screen = screened(drawn(effects), list(effects))
+    winners = [fate.name for fate in screen.winners]
+    assert winners == ["r4", "r3", "r2", "r1", "r0"]
+    told, _, fewer = screen.words().split(". ")[0].partition("; then ")
+    assert all(told.count(f"{name} by 0.") == 1 and fewer.count(name) == 0 for name in winners[:3])
+    assert [part.split(" by ")[0] for part in fewer.split(", ")] == winners[3:]
+    assert told.count("times the computing time") == 3
+
+
 def test_confirmation_has_seeds_that_no_decision_looked_at_and_only_it_looks_at_test_examples(drawn) -> None:
     bench = drawn(EFFECTS)
     bench.course(RECIPES)

@@ -64,7 +64,7 @@ def ranking_figure(screen: Screen) -> str:
         axes.set_yticks(range(len(rows)), names)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("gain in test accuracy")
-        axes.set_title(title("Gains on fresh pairs, with intervals", 44))
+        axes.set_title(title("Gains, with intervals", 44))
     return svg(figure, "gains of the confirmed recipes with intervals, one row each", "ranking")
 
 

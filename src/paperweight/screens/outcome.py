@@ -17,6 +17,7 @@ Stage = Literal["misfit", "waiting", "tried", "raced", "confirmed"]
 
 _IDENTITY_LEVEL = 0.99
 _SAVING = 0.9
+_TOLD = 3  # winners of which the conclusion tells intervals and costs
 _HALF_LEVEL = 0.95
 
 
@@ -190,14 +191,17 @@ class Screen:
             return f"This screen of {self.data} ranks nothing, since a control failed: {self.controls.failures[0]}"
         if not self.winners:
             return f"Of {self._count()}, none is shown to help on {self.data}."
+        gains = [(fate, fate.confirmed) for fate in self.winners if fate.confirmed is not None]
         each = "; ".join(
-            f"{fate.name} by {number(fate.confirmed.gain)} in test accuracy ({number(fate.confirmed.interval.low)} to "
-            f"{number(fate.confirmed.interval.high)}{self._if_small(fate.confirmed)}) at {_cost(fate)}"
-            for fate in self.winners
-            if fate.confirmed is not None
+            f"{fate.name} by {number(found.gain)} in test accuracy ({number(found.interval.low)} to "
+            f"{number(found.interval.high)}{self._if_small(found, '; ')}) at {_cost(fate)}"
+            for fate, found in gains[:_TOLD]
+        )
+        fewer = ", ".join(
+            f"{fate.name} by {number(found.gain)}{self._if_small(found, ', ')}" for fate, found in gains[_TOLD:]
         )
         helps = f"{len(self.winners)} help{'s' if len(self.winners) == 1 else ''}"
-        return f"Of {self._count()}, {helps} on {self.data}: {each}."
+        return f"Of {self._count()}, {helps} on {self.data}: {each}{'; then ' if fewer else ''}{fewer}."
 
     @property
     def _recipes(self) -> list[Fate]:
@@ -206,9 +210,9 @@ class Screen:
     def _count(self) -> str:
         return f"{len(self.looked)} recipe{'' if len(self.looked) == 1 else 's'}"
 
-    def _if_small(self, found: Confirmed) -> str:
+    def _if_small(self, found: Confirmed, before: str) -> str:
         smallest = number(self.minimal_effect)
-        return f"; less than {smallest}, the smallest worth reporting" if found.gain < self.minimal_effect else ""
+        return f"{before}less than {smallest}, the smallest worth reporting" if found.gain < self.minimal_effect else ""
 
     def _saved(self) -> str:
         """Say which recipes are as good at less cost."""
