@@ -29,6 +29,7 @@ class DrawnBench:
     interrupted_at: str = ""
     step_seconds: float = 0.004
     best: float = 0.05
+    early: tuple[int, float] = (0, 0.05)  # up to so many updates another rate is best
     noise: float = 0.004
     interrupted: bool = False
     stages: list[str] = field(default_factory=list)
@@ -51,7 +52,8 @@ class DrawnBench:
         if arm.recipe in self.failing and data.judged:
             return TrialRecord(spec=spec, status="timed-out", message="it took more than 60 seconds")
         draw = random.Random(f"{arm.recipe} {seed} {arm.steps} {arm.lr}")
-        best = self.best if arm.optimizer == "sgd" else self.best / 12
+        best = self.early[1] if arm.steps <= self.early[0] else self.best
+        best = best if arm.optimizer == "sgd" else best / 12
         loss = 0.02 * abs(math.log(arm.lr / best)) if data.judged is False else 0.0
         effect = {HALF: -0.03, BASELINE: 0.0}.get(arm.recipe, 0.0) + self.effects.get(arm.recipe, 0.0)
         accuracy = 0.9 - loss + effect + draw.gauss(0, self.noise) + (0.005 if arm.optimizer == "sgd" else 0.0)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from paperweight.screens.plan import PAIRS, RACE_SEEDS, Costs, affordable, planned
+from paperweight.screens.plan import PAIRS, RACE_RATES, RACE_SEEDS, Costs, affordable, planned
 from paperweight.screens.screen import _Kept
+from paperweight.studies.screening import OPTIMIZERS
 
 ROOM = {"seconds": 600, "jobs": 2, "recipes": 7, "examples": 10_000, "batch_size": 64}
 
@@ -19,8 +20,9 @@ def test_a_plan_takes_no_more_than_its_time_and_most_of_it(seconds: float, recip
     costs = Costs(step=step, fixed=0.1)
     plan = planned(costs, seconds=seconds, jobs=2, recipes=recipes, examples=10**6, batch_size=64)
     ratio = 1.5
-    tries = plan.tries * (3 * costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
-    race = RACE_SEEDS * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
+    tries = plan.tries * (costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
+    tries += plan.tries * len(OPTIMIZERS) * costs.trial(plan.race_steps)
+    race = RACE_SEEDS * RACE_RATES * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
     full = PAIRS * (3 * costs.trial(plan.steps) + min(8, recipes) * costs.trial(plan.steps, ratio))
     if plan.steps > 60:
         assert 0.7 * 0.92 * 2 * seconds < tries + race + full <= 0.92 * 2 * seconds

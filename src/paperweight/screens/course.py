@@ -116,12 +116,11 @@ class Course:
         costs, plan = self.planned
         self._data = replace(self._data, used=plan.examples)
         self._bench.seconds = lambda arm: costs.trial(arm.steps, self._ratio(arm.recipe))
-        self._choose_baseline(plan)
-        if self.lr is None or self.baseline is None:
+        start = self._choose_optimizer(plan)
+        if start is None:
             return
-        self._try_recipes(plan, self.lr, self.baseline)
-        rest = self._raced(costs, plan, self.lr)
-        if rest is not None:
+        rest = self._raced(costs, plan, self._try_recipes(plan, start))
+        if rest is not None and self.lr is not None:
             keep()
             self._confirm(costs, plan, self.lr, rest, keep)
 
@@ -172,24 +171,24 @@ class Course:
         )
 
     def _tries(
-        self, stage: str, plan: Plan, starts: Mapping[str, tuple[str, str, float]]
+        self, stage: str, steps: int, starts: Mapping[str, tuple[str, str, float]]
     ) -> dict[str, dict[float, TrialRecord]]:
         """Try the same number of rates of each, until time is over or none of its first rates works.
 
         Args:
             stage: What this is.
-            plan: The plan.
+            steps: Updates of a try.
             starts: Name to recipe, the baseline's optimizer, and the rate from which its tries start.
         """
         tried: dict[str, dict[float, TrialRecord]] = {name: {} for name in starts}
         while True:
             every: dict[Asked, str] = {}
             for name, (recipe, optimizer, start) in starts.items():
-                scores = {rate: score(record) for rate, record in tried[name].items()}
+                scores = _scores(tried[name])
                 if none_works(scores):
                     continue
                 for rate in next_rates(scores, start)[: TRIES - len(scores)]:
-                    every[ScreenArm(recipe, optimizer, rate, plan.try_steps), _EXPLORED] = name
+                    every[ScreenArm(recipe, optimizer, rate, steps), _EXPLORED] = name
             fresh = {asked: name for asked, name in every.items() if asked[0].lr not in tried[name]}
             found = self._run(stage, list(fresh))
             for asked, record in found.items():
@@ -200,75 +199,110 @@ class Course:
 
     def _note_margins(self, tried: Mapping[str, Mapping[float, TrialRecord]]) -> None:
         """Note by how much the best try of each recipe is ahead of the baseline's."""
-        if self.lr is None:
+        usual = max(_scores(tried.get(BASELINE, {})).values(), default=-math.inf)
+        if not math.isfinite(usual):
             return
-        best = self.scores[self.optimizer][self.lr]
-        for name, records in tried.items():
-            scores = [score(record) for record in records.values()]
+        for name in self.fates.keys() & tried.keys():
+            scores = _scores(tried[name]).values()
             if not scores or max(scores) > -math.inf:
-                self._margins[name] = max(scores) - best if scores else None
+                self._margins[name] = max(scores) - usual if scores else None
             else:
                 self._margins.pop(name, None)
 
-    def _choose_baseline(self, plan: Plan) -> None:
-        """Choose optimizer and rate; the rate as each recipe's is, by tries that start from the best rate of all."""
-        stage = "tuning the baseline"
+    def _choose_optimizer(self, plan: Plan) -> float | None:
+        """Choose the baseline's optimizer by tries as long as the race, and return its best rate so far.
+
+        A try of recipes is too short for a choice that every comparison rests on.
+        """
         starts = {name: (BASELINE, name, start) for name, (_, start) in OPTIMIZERS.items()}
-        tried = self._tries(stage, plan, starts)
-        self.scores = {name: {lr: score(each) for lr, each in found.items()} for name, found in tried.items()}
+        tried = self._tries("tuning the baseline", plan.race_steps, starts)
+        self.scores = {name: _scores(found) for name, found in tried.items()}
         best = {name: max(scores.values(), default=-math.inf) for name, scores in self.scores.items()}
         self.optimizer = max(best, key=lambda name: best[name])
         if not all(len(scores) == TRIES or none_works(scores) for scores in self.scores.values()):
-            return
+            return None
         start = best_rate(self.scores[self.optimizer])
-        if tried[self.optimizer][start].status not in FINISHED:
-            raise no_baseline(tried[self.optimizer][start])
-        found = self._tries(stage, plan, {BASELINE: (BASELINE, self.optimizer, start)})[BASELINE]
-        around = {lr: score(each) for lr, each in found.items()}
-        self.scores[self.optimizer] |= around
-        if len(around) == TRIES:
-            self.lr = best_rate(around)
-            self.baseline = found[self.lr]
+        self.baseline = tried[self.optimizer][start]
+        if self.baseline.status not in FINISHED:
+            raise no_baseline(self.baseline)
+        return start
 
-    def _try_recipes(self, plan: Plan, lr: float, baseline: TrialRecord) -> None:
-        starts = {name: (name, self.optimizer, each.lr or lr) for name, each in self._recipes.items()}
-        tried = self._tries("trying rates of each recipe", plan, starts)
-        best, usual = self.scores[self.optimizer][lr], baseline.cpu_seconds
-        examples = round(argument(baseline, "validation_examples"))
-        for name, records in tried.items():
-            scores = {rate: score(record) for rate, record in records.items()}
-            finished = [record for record in records.values() if record.status in FINISHED]
-            if records and not finished:
-                reason = failure(next(iter(records.values())))
+    def _try_recipes(self, plan: Plan, start: float) -> dict[str, list[float]]:
+        """Try rates of the baseline and of each recipe alike, and return those that each races at.
+
+        Args:
+            plan: The plan.
+            start: The baseline's best rate so far.
+
+        Returns:
+            Name to the best rate of its tries, and the one that they started from; of what is not far behind.
+        """
+        starts = {BASELINE: (BASELINE, self.optimizer, start)}
+        starts |= {name: (name, self.optimizer, each.lr or start) for name, each in self._recipes.items()}
+        tried = self._tries("trying rates of each recipe", plan.try_steps, starts)
+        usual = _scores(tried[BASELINE])
+        if len(usual) < TRIES or none_works(usual):
+            return {}
+        seconds = median(record.cpu_seconds for record in tried[BASELINE].values() if record.status in FINISHED)
+        examples = round(argument(tried[BASELINE][best_rate(usual)], "validation_examples"))
+        racing: dict[str, list[float]] = {}
+        for name, (_, _, first) in starts.items():
+            scores = _scores(tried[name])
+            finished = [record for record in tried[name].values() if record.status in FINISHED]
+            if scores and not finished:
+                reason = failure(next(iter(tried[name].values())))
                 self.fates[name] = replace(self.fates[name], stage="misfit", reason=reason)
-            elif len(records) == TRIES:
-                rate = self._rates[name] = best_rate(scores)
-                self._ratios[name] = max(0.1, median(r.cpu_seconds for r in finished) / usual)
-                tried_out = replace(self.fates[name], stage="tried", scores=scores, lr=rate, cost=self._ratios[name])
-                self.fates[name] = replace(tried_out, reason=far_behind(scores[rate], best, examples))
+            elif len(scores) == TRIES:
+                best = best_rate(scores)
+                reason = far_behind(scores[best], max(usual.values()), examples)
+                if not reason:
+                    racing[name] = list(dict.fromkeys([best, next(rate for rate in scores if _same(rate, first))]))
+                if name != BASELINE:
+                    self._rates[name] = best
+                    cost = self._ratios[name] = max(0.1, median(r.cpu_seconds for r in finished) / seconds)
+                    tried_out = replace(self.fates[name], stage="tried", scores=scores, lr=best, cost=cost)
+                    self.fates[name] = replace(tried_out, reason=reason)
+        return racing
 
-    def _raced(self, costs: Costs, plan: Plan, lr: float) -> list[str] | None:
-        """Drop the hopeless at half of the steps, choose what is confirmed first, and return what may follow.
+    def _raced(self, costs: Costs, plan: Plan, racing: Mapping[str, Sequence[float]]) -> list[str] | None:
+        """Choose rates, drop the hopeless at half of the steps, choose what is confirmed first, and return the others.
+
+        Args:
+            costs: What a trial of the baseline takes.
+            plan: The plan.
+            racing: Name to the rates that it races at, the baseline among them.
 
         Returns:
             Those that the race left behind, the hopeless, and those that did not race, the best of each first; ``None``
             where the time did not suffice.
         """
-        racing = [name for name, fate in self.fates.items() if fate.stage == "tried" and not fate.reason]
-        self._margins = {name: self._margins[name] for name in racing}
-        if any(fate.stage == "waiting" for fate in self.fates.values()):
+        if BASELINE not in racing or any(fate.stage == "waiting" for fate in self.fates.values()):
             return None
-        baseline = ScreenArm(BASELINE, self.optimizer, lr, plan.race_steps)
-        arms = {name: ScreenArm(name, self.optimizer, self._rates[name], plan.race_steps) for name in racing}
+        self._margins = {name: self._margins[name] for name in racing if name != BASELINE}
         seeds = range(_EXPLORED + 1, _EXPLORED + 1 + RACE_SEEDS)
-        found = self._run("racing at half of the steps", [(a, s) for s in seeds for a in (baseline, *arms.values())])
-        if len(found) < RACE_SEEDS * (1 + len(arms)):
+
+        def arm(name: str, rate: float) -> ScreenArm:
+            return ScreenArm(name, self.optimizer, rate, plan.race_steps)
+
+        heats = [arm(name, rate) for name, rates in racing.items() for rate in rates]
+        found = self._run("racing at half of the steps", [(each, seed) for seed in seeds for each in heats])
+        if len(found) < RACE_SEEDS * len(heats):
             return None
-        usual = {seed: score(found[baseline, seed]) for seed in seeds}
-        known = [seed for seed in seeds if math.isfinite(usual[seed])]
+
+        def results(name: str, rate: float) -> list[float]:
+            return [score(found[arm(name, rate), seed]) for seed in seeds]
+
+        rates = {name: max(tried, key=lambda rate: mean(results(name, rate))) for name, tried in racing.items()}
+        self.lr = rates.pop(BASELINE)
+        usual = results(BASELINE, self.lr)
+        known = [place for place, value in enumerate(usual) if math.isfinite(value)]
         if not known:
-            raise no_baseline(found[baseline, seeds[0]])
-        gains = {name: tuple(score(found[arm, seed]) - usual[seed] for seed in known) for name, arm in arms.items()}
+            raise no_baseline(found[arm(BASELINE, self.lr), seeds[0]])
+        gains: dict[str, tuple[float, ...]] = {}
+        for name, rate in rates.items():
+            own = results(name, rate)
+            gains[name] = tuple(own[place] - usual[place] for place in known)
+        self._rates |= rates
         lost, order = hopeless(gains), leaders(gains)
         if not self.waves or not set(self.waves[0]) <= set(order):
             count = self._affordable(costs, plan, order, [PAIRS] * len(order))
@@ -280,7 +314,7 @@ class Course:
             dropped = _HOPELESS if all(map(math.isfinite, each)) else _FAILED
             behind = "others were ahead in the race, and the time does not suffice for more"
             reason = dropped if name in lost else "" if name in first else behind
-            self.fates[name] = replace(self.fates[name], stage="raced", race=each, reason=reason)
+            self.fates[name] = replace(self.fates[name], stage="raced", lr=rates[name], race=each, reason=reason)
         behind = sorted(lost, key=lambda name: -sum(gains[name]))
         far = sorted(set(self._rates) - set(gains), key=lambda name: -max((self.fates[name].scores or {}).values()))
         return [name for name in (*order, *behind, *far) if name not in first]
@@ -326,6 +360,14 @@ class Course:
         self._bench.tell = tell
         self.records |= self._bench.run(replace(self._data, judged=True), pairs.every, pairs.want)
         pairs.want(self.records)
+
+
+def _scores(tried: Mapping[float, TrialRecord]) -> dict[float, float]:
+    return {rate: score(record) for rate, record in tried.items()}
+
+
+def _same(rate: float, other: float) -> bool:
+    return math.isclose(rate, other, rel_tol=1e-3)
 
 
 _FEW = 2  # recipes that are open, when others begin

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-__all__ = ["PAIRS", "TRIES", "Costs", "Plan", "affordable", "planned"]
+__all__ = ["PAIRS", "RACE_RATES", "RACE_SEEDS", "TRIES", "Costs", "Plan", "affordable", "planned"]
 
 TRIES = 5
 """Learning rates that are tried of each optimizer and of each recipe."""
@@ -14,12 +14,14 @@ PAIRS = 12
 """Pairs that the time has to suffice for, of each of eight recipes that are confirmed first."""
 
 RACE_SEEDS = 2
+RACE_RATES = 2
 
 _FEWEST_STEPS = 60
 _FEWEST_PASSES, _MOST_PASSES = 10, 100
 _STRIDE = 20  # a multiple of it lets what works in cycles of 5, 10 or 20 steps end with one
 _MOST_CONFIRMED = 8
 _CONTROLS = 2
+_OPTIMIZERS = 2  # of which the better one is the baseline's
 _USABLE = 0.92  # of the time: the rest goes by while the last trials of a stage run alone
 
 
@@ -57,9 +59,10 @@ class Plan:
 
     Attributes:
         steps: Updates of a full training.
-        tries: Rates that are tried of each, at ``try_steps`` updates.
+        tries: Rates that are tried of each recipe, at ``try_steps`` updates, and before, at ``race_steps``, of each
+            optimizer of the baseline.
         try_steps: Updates of a try.
-        race_steps: Updates of the race, on ``RACE_SEEDS`` seeds.
+        race_steps: Updates of the race, on ``RACE_SEEDS`` seeds, at up to ``RACE_RATES`` rates.
         examples: Training examples: no more than a full training passes over ten times.
     """
 
@@ -72,10 +75,12 @@ class Plan:
 
 def _seconds(plan: Plan, costs: Costs, recipes: int, confirmed: int, ratio: float) -> float:
     """Return the seconds of one core that a plan takes."""
-    tries = plan.tries * (3 * costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
-    race = RACE_SEEDS * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
+    tuning = plan.tries * _OPTIMIZERS * costs.trial(plan.race_steps)
+    tries = plan.tries * (costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
+    heats = RACE_SEEDS * RACE_RATES
+    race = heats * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
     pair = (1 + _CONTROLS) * costs.trial(plan.steps) + confirmed * costs.trial(plan.steps, ratio)
-    return tries + race + PAIRS * pair
+    return tuning + tries + race + PAIRS * pair
 
 
 def _of_steps(steps: int, recipes: int, examples: int, batch_size: int) -> Plan:
@@ -109,7 +114,7 @@ def planned(costs: Costs, *, seconds: float, jobs: int, recipes: int, examples: 
     Example:
         >>> plan = planned(Costs(0.005, 0.3), seconds=570, jobs=2, recipes=7, examples=10_000, batch_size=64)
         >>> plan.steps, plan.try_steps, plan.race_steps, plan.examples
-        (1040, 260, 520, 6656)
+        (960, 240, 480, 6144)
     """
     most = max(_FEWEST_STEPS, _MOST_PASSES * max(1, examples // batch_size)) // _STRIDE
     confirmed = min(recipes, _MOST_CONFIRMED)
