@@ -20,7 +20,7 @@ from paperweight.errors import InputError
 from paperweight.provenance import Replay, SourceTree, changed, differences, here, replay
 from paperweight.provenance.normal import local_names
 
-SHARED_ROOMS = ("data", "nets", "loops", "generators", "agents", "marks", "merging")
+SHARED_ROOMS = ("data", "nets", "loops", "generators", "agents", "marks", "merging", "attacks")
 HARMLESS = ("reworded error", "new function", "other annotation", "private helper", "renamed local variable")
 
 

@@ -48,6 +48,7 @@ MODULES = {
     "generators": "Image generators by diffusion",
     "agents": "Agents, graphs between them, and how they train together",
     "marks": "Keys, marks and scores",
+    "attacks": "Attacks on classifiers",
     "data": "Data",
     "catalogue": "The catalogue",
 }

@@ -14,6 +14,15 @@ from paperweight.loops.denoising import DenoiserTraining
 from paperweight.loops.generative import ExponentialMovingAverage, fit_generator
 from paperweight.loops.local import Objective, local_gradients, peak_saved_bytes
 from paperweight.loops.probes import Probed, effective_rank, knn_probe, linear_probe
+from paperweight.loops.robust import (
+    RobustLoss,
+    TrainingAttack,
+    adversarial_loss,
+    fit_robust,
+    mart_loss,
+    own_predictions,
+    trades_loss,
+)
 from paperweight.loops.schedules import warmed_cosine
 from paperweight.loops.searching import Search, check_search
 from paperweight.loops.stacked import Pays, fit_stacked, stacking_pays
@@ -29,9 +38,12 @@ __all__ = [
     "OnStep",
     "Pays",
     "Probed",
+    "RobustLoss",
     "Schedule",
     "Search",
+    "TrainingAttack",
     "Tuned",
+    "adversarial_loss",
     "area_under_risk_coverage",
     "at_points",
     "best_of",
@@ -43,6 +55,7 @@ __all__ = [
     "fit_adversarial",
     "fit_classifier",
     "fit_generator",
+    "fit_robust",
     "fit_stacked",
     "fit_text_to_image",
     "fit_views",
@@ -51,10 +64,13 @@ __all__ = [
     "linear_probe",
     "local_gradients",
     "loss_curve",
+    "mart_loss",
     "minimise",
     "nt_xent",
+    "own_predictions",
     "peak_saved_bytes",
     "stacking_pays",
+    "trades_loss",
     "tune",
     "warmed_cosine",
 ]
