@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ import torch.nn.functional as F
 from tests.attacks.problems import Counting, Noisy, normal, problem, seeded, unchanged
 from torch import nn
 
-from paperweight.attacks import ProjectedGradient, cross_entropy_loss, dlr_loss, margin_loss, project, targeted_dlr_loss
+from paperweight.attacks import (
+    ProjectedGradient,
+    cross_entropy_loss,
+    dlr_loss,
+    margin_loss,
+    project,
+    step_lengths,
+    targeted_dlr_loss,
+)
 from paperweight.testing import AttackSubject, run_check
 from paperweight.testing.attack import attack_checks
 
@@ -44,11 +53,12 @@ SUBJECTS = {
     "infinity random": subject(math.inf, 0.1, starts=2, keep_going=True),
     "targeted": subject(math.inf, 0.1, starts=0, keep_going=True, targeted=True, loss=margin_loss),
     "2": subject(2.0, 0.3, starts=0, keep_going=True),
-    "2 random": subject(2.0, 0.3, keep_going=True, steps=100, step=0.1),
+    "2 random": subject(2.0, 0.3, keep_going=True),
     "1": subject(1.0, 0.8, starts=0, keep_going=True),
-    "1 random": subject(1.0, 0.8, keep_going=True, steps=300, step=0.02),
+    "1 random": subject(1.0, 0.8, keep_going=True, steps=100),
+    "steps of one length": subject(2.0, 0.3, starts=0, keep_going=True, step=0.02),
     "mean of passes": subject(math.inf, 0.1, starts=0, keep_going=True, samples=3),
-    "fooled left out": subject(math.inf, 0.1, starts=0),
+    "fooled left out": subject(math.inf, 0.1, starts=0, step=0.01),
     "fooled left out random": subject(2.0, 0.3, starts=3, steps=5),
 }
 SHORT = {"fooled left out": "check_optimum_on_linear_model", "fooled left out random": "check_optimum_on_linear_model"}
@@ -107,13 +117,38 @@ def test_without_leaving_out_it_is_a_hand_written_loop_with_the_best_point():
 
 def test_what_is_left_out_is_what_first_fooled_the_model():
     model, images, labels = problem(40)
-    found = ProjectedGradient(radius=0.12, steps=9, starts=0)(model, images, labels)
-    points, losses = by_hand(model, images, labels, 0.12, 9, 2.5 * 0.12 / 9)
+    found = ProjectedGradient(radius=0.12, steps=9, step=0.03, starts=0)(model, images, labels)
+    points, losses = by_hand(model, images, labels, 0.12, 9, 0.03)
     fooled = torch.stack([model(point).argmax(dim=1) != labels for point in points])
     first = fooled.float().argmax(dim=0)
     assert {0} < set(first.tolist())
     chosen = torch.where(fooled.any(dim=0), first, losses.argmax(dim=0))
     torch.testing.assert_close(found, points[chosen, torch.arange(len(images))], atol=1e-6, rtol=0)
+
+
+def test_steps_fall_to_a_fortieth_by_one_factor_and_begin_with_two_radii():
+    lengths = step_lengths(0.6, 5)
+    assert lengths[0] == pytest.approx(0.6)
+    assert lengths[-1] == pytest.approx(0.015)
+    ratios = [after / before for before, after in pairwise(lengths)]
+    assert ratios == pytest.approx(ratios[:1] * 4)
+    assert step_lengths(0.6, 1) == [0.6]
+    model, images, labels = problem()
+    found = ProjectedGradient(radius=0.2, steps=1, starts=0, keep_going=True)(model, images, labels)
+    points, losses = by_hand(model, images, labels, 0.2, 1, 0.4)
+    torch.testing.assert_close(found, points[losses.argmax(dim=0), torch.arange(len(images))], atol=1e-6, rtol=0)
+
+
+def test_shorter_steps_end_no_lower_than_steps_of_one_length():
+    model, images, labels = problem(40)
+    losses = [
+        margin_loss(model(attack(model, images, labels)), labels)
+        for attack in (
+            ProjectedGradient(radius=0.1, starts=0, step=step, loss=margin_loss, keep_going=True)
+            for step in (None, 0.1 / 16)
+        )
+    ]
+    assert losses[0].mean().item() >= losses[1].mean().item() - 0.005
 
 
 def test_fooled_inputs_are_spared_and_success_is_the_same():

@@ -28,7 +28,7 @@ Example:
 
 from paperweight.attacks.balls import project, random_point, steepest_step
 from paperweight.attacks.losses import AttackLoss, cross_entropy_loss, dlr_loss, margin_loss, targeted_dlr_loss
-from paperweight.attacks.projected_gradient import ProjectedGradient
+from paperweight.attacks.projected_gradient import ProjectedGradient, step_lengths
 from paperweight.attacks.square import Queried, SquareAttack, bump, window_share
 from paperweight.attacks.transfer import MeanLogits, MomentumTransfer, diverse, transferred
 
@@ -47,6 +47,7 @@ __all__ = [
     "project",
     "random_point",
     "steepest_step",
+    "step_lengths",
     "targeted_dlr_loss",
     "transferred",
     "window_share",

@@ -6,7 +6,9 @@ Source:
     L. Engstrom, A. Ilyas, K. Kwok, "Synthesizing Robust Adversarial Examples", 2018, https://arxiv.org/abs/1707.07397.
 
 Deviations:
-    the point of largest loss is given, not the last; a fooled input takes no further steps unless ``keep_going``
+    the point of largest loss is given, not the last; a fooled input takes no further steps unless ``keep_going``; steps
+    get shorter unless ``step`` is given, as in F. Croce, M. Hein 2020, https://arxiv.org/abs/2003.01690, but by a rule
+    that is fixed beforehand, so that most inputs of a network without a defense are done after a step or two
 """
 
 import math
@@ -20,9 +22,26 @@ from paperweight.attacks.balls import NORMS, project, random_point, steepest_ste
 from paperweight.attacks.losses import AttackLoss, cross_entropy_loss
 from paperweight.nets import evaluating
 
-__all__ = ["ProjectedGradient"]
+__all__ = ["ProjectedGradient", "step_lengths"]
 
 _COMPACT = 8  # rows leave a batch when one in so many is done, since each new size costs a network some preparation
+
+
+def step_lengths(first: float, steps: int) -> list[float]:
+    """Give lengths of steps that fall to a fortieth of the first, each by the same factor.
+
+    Args:
+        first: The first length.
+        steps: Number of steps, at least 1.
+
+    Returns:
+        The lengths.
+
+    Example:
+        >>> [round(length, 3) for length in step_lengths(2.0, 3)]
+        [2.0, 0.316, 0.05]
+    """
+    return [first * 40 ** (-number / max(1, steps - 1)) for number in range(steps)]
 
 
 @final
@@ -40,7 +59,8 @@ class ProjectedGradient:
         radius: Largest change of an input, in the norm, at least 0; at 0 the inputs are returned.
         norm: Norm of a change: 1, 2 or ``math.inf``.
         steps: Steps from each start, at least 1.
-        step: Length of a step, in the norm, above 0; 2.5 radii divided by ``steps`` by default, as in the source.
+        step: Length of all steps, in the norm, above 0; the source has 2.5 radii divided by ``steps``. By default they
+            fall as `step_lengths` says, the first of two radii, or in norm 1 of one.
         loss: What is raised: maps logits and labels to a number for each input; `cross_entropy_loss`, `margin_loss`,
             `dlr_loss`, for a targeted attack `targeted_dlr_loss`, or an own one.
         starts: Random starts, each for the inputs that are not yet fooled; 0 to start at the inputs themselves.
@@ -131,9 +151,10 @@ class ProjectedGradient:
         place: Tensor,
     ) -> None:
         """Take the steps from one start of the inputs at these places, and note what is better than all before."""
-        length = 2.5 * self.radius / self.steps if self.step is None else self.step
         middle, wanted = inputs[place], labels[place]
-        for _ in range(self.steps):
+        largest_step = self.radius if self.norm == 1 else 2 * self.radius
+        lengths = step_lengths(largest_step, self.steps) if self.step is None else [self.step] * self.steps
+        for length in lengths:
             changed.requires_grad_()
             with torch.enable_grad():
                 loss = self._look(model, changed, wanted, results, largest, place)
