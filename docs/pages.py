@@ -25,6 +25,7 @@ TASKS = {
     "Learn from your own images without labels": "embed",
     "Audit what an image generator memorised": "memorization",
     "Audit what was erased from a text-to-image model": "erasure",
+    "Audit what a classifier withstands": "robustness",
     "Merge networks, or train without a server": "merge",
     "Use a method alone": "alone",
     "How a verdict is reached": "verdicts",

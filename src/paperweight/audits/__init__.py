@@ -1,6 +1,6 @@
-"""Audits of trained models on a person's own data: what a generator memorised, and what was erased from it.
+"""Audits of trained models on a person's own data: what they memorised, what was erased from them, what they withstand.
 
-What they audit is trained with `paperweight.generators` and `paperweight.loops`, or is adapted to them.
+Generators that they audit are trained with `paperweight.generators` and `paperweight.loops`, or are adapted to them.
 The names below are imported when they are first used, so that importing this package costs nothing.
 """
 
@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from paperweight.audits.erasure import ErasureAudit, audit_erasure
     from paperweight.audits.memorization import MemorizationAudit, audit_memorization
     from paperweight.audits.planting import Planting, plant
+    from paperweight.audits.robustness import RobustnessAudit, audit_robustness
 
 __all__ = [
     "EraserFindings",
     "ErasureAudit",
     "MemorizationAudit",
     "Planting",
+    "RobustnessAudit",
     "audit_erasure",
     "audit_memorization",
+    "audit_robustness",
     "judge_erasers",
     "plant",
 ]
@@ -29,8 +32,10 @@ _HOMES = {
     "ErasureAudit": "paperweight.audits.erasure",
     "MemorizationAudit": "paperweight.audits.memorization",
     "Planting": "paperweight.audits.planting",
+    "RobustnessAudit": "paperweight.audits.robustness",
     "audit_erasure": "paperweight.audits.erasure",
     "audit_memorization": "paperweight.audits.memorization",
+    "audit_robustness": "paperweight.audits.robustness",
     "judge_erasers": "paperweight.audits.erasers",
     "plant": "paperweight.audits.planting",
 }

@@ -11,10 +11,11 @@ from paperweight.cli.printing import print_json, printed, shown
 if TYPE_CHECKING:
     from paperweight.audits.erasure_inspection import ErasureInspection
     from paperweight.audits.inspection import Inspection
+    from paperweight.audits.robustness_inspection import RobustnessInspection
 
 __all__ = ["audit"]
 
-audit = App(name="audit", help="Audit what a trained image generator memorised or forgot.", help_format="plaintext")
+audit = App(name="audit", help="Audit what a trained model memorised, forgot or withstands.", help_format="plaintext")
 
 
 @audit.command
@@ -178,6 +179,89 @@ def erasure(
     return 1 if found.audit.verdict in ("hidden", "not erased") else 0
 
 
+@audit.command
+def robustness(
+    checkpoint: Path,
+    *,
+    data: str,
+    network: str = "paperweight.nets:LeNet",
+    mean: Annotated[list[float] | None, Parameter(consume_multiple=True, negative=())] = None,
+    std: Annotated[list[float] | None, Parameter(consume_multiple=True, negative=())] = None,
+    side: int = 32,
+    radius: float = 8 / 255,
+    norm: Literal["inf", "2"] = "inf",
+    limit: int = 200,
+    steps: int = 40,
+    queries: int = 500,
+    seed: int = 0,
+    out: Path = Path("audits"),
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Shift and attack the images of a classifier, and say what it withstands and whether its gradients mislead.
+
+    Exit status: 0 without alarm, 1 where gradients are masked, so that it withstands less than attacks by gradients
+    say, 2 after a mistake, 3 after anything unexpected.
+
+    Args:
+        checkpoint: The state of the network as a safetensors file, as safetensors.torch.save_file writes it.
+        data: Labelled images, as paperweight weigh takes them, best with a test part that the classifier has not
+            learned; otherwise a third is drawn. Models that are trained beside it learn from the others.
+        network: Its network, as package.module:factory, called with the shape of an image and the number of classes.
+        mean: What was subtracted from images in [0, 1], one number or one a channel; 0 where left out.
+        std: What they were then divided by, likewise; 1 where left out.
+        side: Largest side of the images that it takes, in pixels; larger ones are resized.
+        radius: Largest change of an image by an attack, in the norm.
+        norm: The norm: inf for the largest change of a pixel, 2 for the Euclidean length of all.
+        limit: Test images that attacks are tried on.
+        steps: Steps of attacks by gradients.
+        queries: Queries for each image of the attack by scores.
+        seed: What everything random is drawn with.
+        out: Folder of the report and its numbers.
+        json: Print the numbers as JSON instead of text.
+    """
+    from paperweight.audits.robustness_inspection import inspect_robustness
+    from paperweight.cli.bars import Bars
+    from paperweight.reports import write_robustness_report
+
+    with Bars() as bars:
+        found = inspect_robustness(
+            checkpoint,
+            data=data,
+            network=network,
+            mean=mean or (0.0,),
+            std=std or (1.0,),
+            side=side,
+            radius=radius,
+            norm=norm,
+            limit=limit,
+            steps=steps,
+            queries=queries,
+            seed=seed,
+            progress=bars.progress(str(checkpoint)),
+        )
+    given = {
+        "data": data,
+        "network": network,
+        "side": side,
+        "radius": radius,
+        "norm": norm,
+        "limit": limit,
+        "steps": steps,
+        "queries": queries,
+        "seed": seed,
+    }
+    options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    for name, values in (("mean", mean), ("std", std)):
+        options += [f"--{name}", *map(str, values)] if values else []
+    command = shlex.join(["paperweight", "audit", "robustness", str(checkpoint), *options])
+    report = write_robustness_report(found, out, command)
+    if json:
+        print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
+    else:
+        _print_robustness(found, report)
+    return 1 if found.audit.alarm else 0
+
+
 def _print_audit(found: "Inspection", report: Path) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
@@ -225,6 +309,31 @@ def _print_erasure(found: "ErasureInspection", report: Path) -> None:
         for word in result.words:
             old, new = (result.rate(word, erased=erased) for erased in (False, True))
             table.add_row(shown(word), f"{old.share:.0%}", f"{new.share:.0%}")
+        console.print(table)
+        for sentence in result.limits():
+            console.print(shown(sentence), style="dim")
+        console.print(f"Report: {shown(report)}", soft_wrap=True)
+
+
+def _print_robustness(found: "RobustnessInspection", report: Path) -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from paperweight.audits.robustness_findings import rate
+
+    result = found.audit
+    colour = "red" if result.alarm else "yellow"
+    with printed() as console:
+        console.print(f"\n[bold {colour}]{result.verdict.upper()}[/bold {colour}]  {shown(result.in_words())}\n")
+        table = Table(title="Right images", box=SIMPLE, title_justify="left")
+        for title in ("images", "right", "95% interval"):
+            table.add_column(title)
+        rows = {"unchanged": result.accuracy}
+        rows |= {f"shift: {name}": rate(right) for name, right in result.shifted.items()}
+        rows |= {f"attack: {each.name}": rate(each.held) for each in result.attacked}
+        rows |= {"all attacks": result.held()}
+        for name, each in rows.items():
+            table.add_row(shown(name.replace("_", " ")), f"{each.share:.1%}", f"{each.low:.1%} to {each.high:.1%}")
         console.print(table)
         for sentence in result.limits():
             console.print(shown(sentence), style="dim")

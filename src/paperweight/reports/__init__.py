@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from paperweight.reports.embedding import render_embedding, write_embedding_report
     from paperweight.reports.erasure import render_erasure, write_erasure_report
     from paperweight.reports.memorization import render_memorization, write_memorization_report
+    from paperweight.reports.robustness import render_robustness, write_robustness_report
     from paperweight.reports.screening import render_screen, write_screen_report
     from paperweight.reports.weighing import render_report, render_summary, write_report
 
@@ -18,12 +19,14 @@ __all__ = [
     "render_erasure",
     "render_memorization",
     "render_report",
+    "render_robustness",
     "render_screen",
     "render_summary",
     "write_embedding_report",
     "write_erasure_report",
     "write_memorization_report",
     "write_report",
+    "write_robustness_report",
     "write_screen_report",
 ]
 
@@ -32,12 +35,14 @@ _HOMES = {
     "render_erasure": "erasure",
     "render_memorization": "memorization",
     "render_report": "weighing",
+    "render_robustness": "robustness",
     "render_screen": "screening",
     "render_summary": "weighing",
     "write_embedding_report": "embedding",
     "write_erasure_report": "erasure",
     "write_memorization_report": "memorization",
     "write_report": "weighing",
+    "write_robustness_report": "robustness",
     "write_screen_report": "screening",
 }
 
