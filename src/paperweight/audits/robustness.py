@@ -41,7 +41,7 @@ _RADII = (0.25, 0.5, 1.0, 2.0, 4.0)
 _FAR_STEPS = 100
 _NEAREST = 50
 _SHOWN = 8
-_FEWEST_HARD = 20
+_FEWEST = 20
 
 Attack = Callable[..., Tensor]
 Progress = Callable[[str, int, int], None]
@@ -73,7 +73,7 @@ def audit_robustness(
         make: Makes a new network of the same kind, drawn from the global random state.
         radius: Largest change of an image by an attack, in the norm: above 0, and below that of the whole range.
         norm: Its norm.
-        limit: Test images that attacks are tried on, at least 1.
+        limit: Test images that attacks are tried on, at least 20; half of 20 must be right.
         steps: Steps of attacks by gradients, at least 1.
         queries: Queries for each image of the attack by scores, at least 2.
         training_steps: Updates of each model beside, at least 1.
@@ -101,7 +101,12 @@ def audit_robustness(
     whole = 1.0 if norm == "inf" else math.sqrt(test.images[0].numel())
     if norm not in ("inf", "2") or not 0 < radius < whole:
         raise InputError(f"radius must be above 0 and below {whole:g}, in norm inf or 2, got {radius} in norm {norm}")
-    least = {"limit": (limit, 1), "steps": (steps, 1), "queries": (queries, 2), "training_steps": (training_steps, 1)}
+    least = {
+        "limit": (limit, _FEWEST),
+        "steps": (steps, 1),
+        "queries": (queries, 2),
+        "training_steps": (training_steps, 1),
+    }
     for name, (count, lowest) in least.items():
         if count < lowest:
             raise InputError(f"{name} must be at least {lowest}, got {count}; leave it out for the default")
@@ -119,11 +124,16 @@ def audit_robustness(
         raise InputError("no test image is right; give the network, mean, std and data that the weights belong to")
     if clean.classes < 2:
         raise InputError("the model sees one class in all test images; give a model that has learned, its mean and std")
+    if clean.right[:limit].sum() < _FEWEST // 2:
+        raise InputError(
+            f"{int(clean.right[:limit].sum())} of the first {len(first)} test images are right, too few to attack; "
+            "raise limit, or give a model that has learned"
+        )
     steep = differentiable(model, first.images)
     say.next("models beside it")
     beside = _trained(make, training, training_steps, draw)
     say.next("shifted images")
-    suite = ShiftSuite(reference=beside[0][1] if errors(beside[0][1], test) >= _FEWEST_HARD else None)
+    suite = ShiftSuite(reference=beside[0][1] if errors(beside[0][1], test) >= _FEWEST else None)
     shifted = suite.natural(test.images, test.labels, draw) | suite.corrupted(test.images, test.labels, draw)
     seen = {name: judge(each) for name, each in shifted.items()}
 
@@ -171,6 +181,9 @@ def audit_robustness(
     few = clean.right[:limit].nonzero().flatten()[:_NEAREST]
     near = CarliniWagnerL2(steps=100, binary_search_steps=4, lr=0.02)(steep, first.images[few], first.labels[few])
     attacked_images = torch.where(attacked[0].held.view(-1, 1, 1, 1), changed["margin"], changed["pgd"])
+    across = ~judge(LabelledImages(near, first.labels[few])).right
+    fooled = few[~(attacked[0].held & attacked[1].held)[few]][:_SHOWN]
+    original, spoilt = first.images[fooled], attacked_images[fooled]
     say.next("")
     return RobustnessAudit(
         radius=radius,
@@ -194,10 +207,9 @@ def audit_robustness(
         images={
             "test images": first.images[:_SHOWN],
             **{name: each.images[:_SHOWN] for name, each in shifted.items()},
-            "right before an attack": first.images[few[:_SHOWN]],
-            "attacked": attacked_images[few[:_SHOWN]],
-            "what the attack changed": _visible(attacked_images[few[:_SHOWN]] - first.images[few[:_SHOWN]]),
-            "nearest of another class": near[:_SHOWN],
+            **({"right before an attack": original, "attacked": spoilt} if len(spoilt) else {}),
+            **({"what the attack changed": _visible(spoilt - original)} if len(spoilt) else {}),
+            **({"nearest of another class": near[across][:_SHOWN]} if across.any() else {}),
         },
         cpu_seconds=time.process_time() - started,
     )

@@ -20,6 +20,7 @@ from paperweight.robustness.data_budget import (
 __all__ = ["AttackedImages", "Reference", "RobustnessAudit", "rate"]
 
 _SHARE = 0.01
+_SPAN, _BEYOND = 0.25, 0.5  # in logits of accuracy
 
 
 def rate(right: Tensor) -> Rate:
@@ -142,14 +143,26 @@ class RobustnessAudit:
         known = {each.accuracy for each in self.references}
         if len(known) < 2:
             return None
-        return RobustnessCurve.fit([x.accuracy for x in self.references], [x.average for x in self.references])
+        return RobustnessCurve.fit(self._accuracies, [each.average for each in self.references])
 
     @property
     def effective(self) -> EffectiveRobustness | None:
-        """Average robustness, its ratio to the accuracy and its residual to the curve; None without a curve."""
+        """Average robustness, its ratio to the accuracy and its residual to the curve.
+
+        None where the accuracy lies by more than half a logit outside those of the models beside, or these are within
+        a quarter of one: a line says nothing that far from its points, nor by points that are one.
+        """
         curve, accuracy = self.curve, self.accuracy.share
-        shares = [rate(right).share for right in self.shifted.values()]
-        return None if curve is None or accuracy == 0 else effective_robustness(accuracy, shares, curve)
+        if curve is None or accuracy == 0:
+            return None
+        least, own, most = (_logit(x) for x in (min(self._accuracies), accuracy, max(self._accuracies)))
+        if most - least < _SPAN or not least - _BEYOND <= own <= most + _BEYOND:
+            return None
+        return effective_robustness(accuracy, [rate(right).share for right in self.shifted.values()], curve)
+
+    @property
+    def _accuracies(self) -> list[float]:
+        return [each.accuracy for each in self.references]
 
     @property
     def intervals(self) -> RobustnessIntervals:
@@ -221,7 +234,9 @@ class RobustnessAudit:
             f"Of {held.count} images {_percent(held)} are right after every attack by changes of at most {size}.",
         ]
         if self.alarm:
-            parts.append(f"The model's gradients mislead attacks: {' '.join(self.signs)} It withstands less than this.")
+            parts.append(
+                f"The model's gradients mislead attacks: {' '.join(self.signs)} It may withstand less than this."
+            )
         return " ".join(filter(None, parts))
 
     def _effectively(self) -> str:
@@ -230,8 +245,8 @@ class RobustnessAudit:
             return ""
         low, high = self.intervals.residual
         return (
-            f"That is {100 * found.residual.item():+.1f} points ({100 * low:.1f} to {100 * high:.1f}) beside models of "
-            "this accuracy that were trained with it."
+            f"That is {100 * found.residual.item():+.1f} points ({100 * low:.1f} to {100 * high:.1f}) beside the line "
+            "through models that were trained for comparison."
         )
 
     def limits(self) -> tuple[str, ...]:
@@ -245,9 +260,10 @@ class RobustnessAudit:
             "No alarm does not prove that gradients are sound; the alarm looks for four signs, each of more than one "
             "image in a hundred.",
         ]
-        if self.curve is None:
+        if self.effective is None:
             found.append(
-                "No two models trained beside it differ in accuracy, so that nothing is said of effective robustness."
+                "The models trained beside it differ too little in accuracy, or its own lies too far from theirs: "
+                "nothing is said of effective robustness."
             )
         else:
             found.append(
@@ -289,3 +305,8 @@ class RobustnessAudit:
 
 def _percent(found: Rate) -> str:
     return f"{found.share:.1%} ({found.low:.1%} to {found.high:.1%})"
+
+
+def _logit(share: float) -> float:
+    share = min(max(share, 1e-4), 1 - 1e-4)
+    return math.log(share / (1 - share))

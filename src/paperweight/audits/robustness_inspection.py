@@ -126,7 +126,8 @@ def inspect_robustness(
     except RuntimeError as error:
         raise InputError(
             f"checkpoint {checkpoint} does not belong to {network} for images of shape {shape} and "
-            f"{len(loaded.classes)} classes ({brief(str(error), 400)}); give its own with --network, and --side"
+            f"{len(loaded.classes)} classes ({brief(str(error), 400)}); give its own network, and the data and side "
+            "that it was made for"
         ) from error
     audit = audit_robustness(
         model,
