@@ -147,8 +147,9 @@ def test_numbers_by_hand() -> None:
     at = torch.tensor(0.9, dtype=torch.float64).logit()
     line = (y[0] + (y[1] - y[0]) * (at - x[0]) / (x[1] - x[0])).sigmoid().item()
     assert audit.effective.residual.item() == pytest.approx(0.4 - line)
-    low, high = audit.intervals.residual
-    assert low < 0.4 - line < high
+    assert audit.scatter == pytest.approx(0, abs=1e-9)
+    third = by_hand(references=(Reference(10, 0.8, 0.3), Reference(15, 0.9, 0.9), Reference(20, 0.95, 0.5)))
+    assert third.scatter > 0.1
     assert [audit.held(box).hits for box in ("white", "black", "any")] == [40, 40, 40]
     assert audit.verdict == "no alarm"
 
@@ -188,8 +189,7 @@ def test_without_two_models_that_differ_nothing_is_said_of_effective_robustness(
     assert audit.curve is audit.effective is None
     assert "effective robustness" in " ".join(audit.limits())
     assert audit.record()["residual"] is None
-    with pytest.raises(ValueError, match="references"):
-        _ = audit.intervals
+    assert audit.scatter == 0
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_nothing_is_said_far_from_the_models_beside(accuracies, told: bool) -> N
     audit = by_hand(references=tuple(Reference(10, each, 0.4 + each / 10) for each in accuracies))
     assert (audit.effective is not None) == told
     assert ("beside the line" in audit.in_words()) == told
-    assert ("nothing is said of effective robustness" in " ".join(audit.limits())) != told
+    assert ("Nothing is said of effective robustness" in " ".join(audit.limits())) != told
 
 
 def test_a_plain_model_raises_no_alarm(sound, parts) -> None:
@@ -229,8 +229,13 @@ def test_planted_masks_raise_the_alarm(mask, model, parts, sound) -> None:
     assert "It may withstand less" in found.in_words()
 
 
+def test_a_line_that_falls_says_nothing() -> None:
+    assert by_hand(references=(Reference(10, 0.8, 0.5), Reference(20, 0.95, 0.3))).effective is None
+
+
 def test_a_random_model_is_asked_several_times(model, parts) -> None:
-    found = audited(Noisy(model), parts, limit=30, steps=8, queries=20)
+    found, again = (audited(Noisy(model), parts, limit=30, steps=8, queries=20) for _ in range(2))
+    assert {**found.record(), "cpu_seconds": 0} == {**again.record(), "cpu_seconds": 0}
     assert found.random
     assert "random" in " ".join(found.limits())
     assert found.accuracy.share > 0.85

@@ -37,12 +37,10 @@ _SAME = 1e-7
 
 
 class Queried(NamedTuple):
-    """What a search by queries found.
+    """What a search by queries found: changed inputs, their queries, and which fool the model.
 
-    Attributes:
-        inputs: Changed inputs, (N, ...).
-        queries: Forward passes that each input took part in until it was fooled, or of the whole search, int64, (N,).
-        fooled: Which inputs fool the model, bool, (N,).
+    ``inputs`` is (N, ...); ``queries``, int64, (N,), are the forward passes that each took part in until it was fooled,
+    or of the whole search; ``fooled`` is bool, (N,).
     """
 
     inputs: Tensor

@@ -41,7 +41,7 @@ _RADII = (0.25, 0.5, 1.0, 2.0, 4.0)
 _FAR_STEPS = 100
 _NEAREST = 50
 _SHOWN = 8
-_FEWEST = 20
+_FEWEST, _FEWEST_LEARNED = 20, 8
 
 Attack = Callable[..., Tensor]
 Progress = Callable[[str, int, int], None]
@@ -112,7 +112,44 @@ def audit_robustness(
             raise InputError(f"{name} must be at least {lowest}, got {count}; leave it out for the default")
     if not 0 <= seed < 2**63 - 1:
         raise InputError(f"seed must be from 0 to 2**63 - 2, got {seed}")
-    started, draw, size = time.process_time(), torch.Generator().manual_seed(seed), float(norm)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _audited(
+            model,
+            test,
+            training,
+            classes,
+            make,
+            radius,
+            float(norm),
+            whole,
+            limit,
+            steps,
+            queries,
+            training_steps,
+            torch.Generator().manual_seed(seed),
+            progress,
+        )
+
+
+def _audited(
+    model: nn.Module,
+    test: LabelledImages,
+    training: LabelledImages,
+    classes: Sequence[str],
+    make: Callable[[], nn.Module],
+    radius: float,
+    size: float,
+    whole: float,
+    limit: int,
+    steps: int,
+    queries: int,
+    training_steps: int,
+    draw: torch.Generator,
+    progress: Progress | None,
+) -> RobustnessAudit:
+    """Look at all of it, from the global random state where the model draws from that."""
+    started = time.process_time()
     say = _Stages(progress, 10)
     first = LabelledImages(test.images[:limit], test.labels[:limit])
     say.next("unchanged images")
@@ -235,7 +272,7 @@ def _trained(
     order = torch.randperm(len(training), generator=draw)
     found: list[tuple[int, nn.Module]] = []
     for part in _PARTS:
-        chosen = order[: max(1, len(order) // part)]
+        chosen = order[: max(_FEWEST_LEARNED, len(order) // part)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=draw)))
             model = copy.deepcopy(make()).requires_grad_()

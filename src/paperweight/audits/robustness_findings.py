@@ -5,16 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, final
 
-import torch
 from torch import Tensor
 
 from paperweight.audits.erasure_findings import Rate
 from paperweight.robustness.data_budget import (
     EffectiveRobustness,
     RobustnessCurve,
-    RobustnessIntervals,
     effective_robustness,
-    robustness_intervals,
 )
 
 __all__ = ["AttackedImages", "Reference", "RobustnessAudit", "rate"]
@@ -129,8 +126,9 @@ class RobustnessAudit:
 
     @property
     def worst_shift(self) -> str:
-        """The shift with the smallest share of right images."""
-        return min(self.shifted, key=lambda name: rate(self.shifted[name]).share)
+        """The shift with the smallest share of right images, without the hard ones, which were chosen for that."""
+        names = [name for name in self.shifted if name != "hard"]
+        return min(names or self.shifted, key=lambda name: rate(self.shifted[name]).share)
 
     @property
     def average(self) -> float:
@@ -150,13 +148,13 @@ class RobustnessAudit:
         """Average robustness, its ratio to the accuracy and its residual to the curve.
 
         None where the accuracy lies by more than half a logit outside those of the models beside, or these are within
-        a quarter of one: a line says nothing that far from its points, nor by points that are one.
+        a quarter of one, or their line falls: it says nothing that far from its points, nor by points that are one.
         """
         curve, accuracy = self.curve, self.accuracy.share
         if curve is None or accuracy == 0:
             return None
         least, own, most = (_logit(x) for x in (min(self._accuracies), accuracy, max(self._accuracies)))
-        if most - least < _SPAN or not least - _BEYOND <= own <= most + _BEYOND:
+        if curve.slope <= 0 or most - least < _SPAN or not least - _BEYOND <= own <= most + _BEYOND:
             return None
         return effective_robustness(accuracy, [rate(right).share for right in self.shifted.values()], curve)
 
@@ -165,16 +163,12 @@ class RobustnessAudit:
         return [each.accuracy for each in self.references]
 
     @property
-    def intervals(self) -> RobustnessIntervals:
-        """95% intervals of the same over test images, with the curve as it is.
-
-        Raises:
-            ValueError: If there is no curve.
-        """
-        if self.curve is None:
-            raise ValueError("references must hold two models that differ in accuracy, for a curve")
-        rights = [right[None] for right in self.shifted.values()]
-        return robustness_intervals(self.clean[None], rights, self.curve, generator=torch.Generator().manual_seed(0))
+    def scatter(self) -> float:
+        """By how much the models beside lie off their own line, the one that lies off most; 0 without a line."""
+        curve = self.curve
+        if curve is None:
+            return 0.0
+        return max(abs(curve.residual(each.accuracy, each.average).item()) for each in self.references)
 
     def held(self, box: Literal["white", "black", "any"] = "any") -> Rate:
         """Count the images that are right after each attack of a kind."""
@@ -243,10 +237,9 @@ class RobustnessAudit:
         found = self.effective
         if found is None:
             return ""
-        low, high = self.intervals.residual
         return (
-            f"That is {100 * found.residual.item():+.1f} points ({100 * low:.1f} to {100 * high:.1f}) beside the line "
-            "through models that were trained for comparison."
+            f"That is {100 * found.residual.item():+.1f} points beside the line through models that were trained for "
+            f"comparison, of which one lies {100 * self.scatter:.1f} points off it itself."
         )
 
     def limits(self) -> tuple[str, ...]:
@@ -262,13 +255,14 @@ class RobustnessAudit:
         ]
         if self.effective is None:
             found.append(
-                "The models trained beside it differ too little in accuracy, or its own lies too far from theirs: "
-                "nothing is said of effective robustness."
+                "Nothing is said of effective robustness: the models trained beside it differ too little in accuracy, "
+                "or are less robust the more accurate they are, or its own accuracy lies too far from theirs."
             )
         else:
             found.append(
-                f"The curve is that of {len(self.references)} networks of the same kind, trained for a short time "
-                "without augmentation on fewer images and more; its own error is not in the residual."
+                f"The line is that of {len(self.references)} networks of the same kind, each trained once for a short "
+                "time without augmentation, on fewer images and more. Another draw gives another line: a residual of "
+                "some points, or no larger than what these lie off it, is none."
             )
         if self.random:
             found.append("The model is random: its answers are means over several, and an attacker may ask more often.")
@@ -287,7 +281,7 @@ class RobustnessAudit:
             "average": self.average,
             "ratio": None if effective is None else effective.ratio.item(),
             "residual": None if effective is None else effective.residual.item(),
-            "residual_interval": None if effective is None else list(self.intervals.residual),
+            "scatter": self.scatter,
             "references": [each._asdict() for each in self.references],
             "radius": self.radius,
             "norm": "infinity" if self.norm == math.inf else self.norm,
