@@ -13,8 +13,8 @@ FAULTS = (
     Fault("half the level", "[(1 - level) / 2, (1 + level) / 2]", "[(1 - level), level]"),
     Fault(
         "images are not drawn",
-        "right.cpu().double() * _counts(draws, right.shape[1], generator)",
-        "right.cpu().double() / right.shape[1] * torch.ones(draws, 1, dtype=torch.float64)",
+        "_counts(len(part), rows.shape[1], generator)",
+        "torch.full((1, rows.shape[1]), 1 / rows.shape[1], dtype=torch.float64)",
     ),
     Fault(
         "seeds are not drawn",

@@ -336,12 +336,12 @@ def test_intervals_of_one_seed_are_those_of_the_binomial_distribution():
 
 def test_intervals_have_the_variance_of_seeds_too():
     levels = torch.tensor([0.5, 0.6, 0.7, 0.8])
-    right = torch.rand(4, 20_000, generator=seeded()) < levels[:, None]
-    found = robustness_intervals(right, [right], CURVE, draws=2_000, generator=seeded(1))
+    right = torch.rand(4, 10_000, generator=seeded()) < levels[:, None]
+    found = robustness_intervals(right, [right], CURVE, draws=1_000, generator=seeded(1))
     half = 1.96 * levels.std(correction=0).item() / 2
     assert found.average == (pytest.approx(0.65 - half, abs=0.15 * half), pytest.approx(0.65 + half, abs=0.15 * half))
     # The same seeds are drawn on all sets, so that the ratio of a set to itself hardly varies.
-    assert 0.97 < found.ratio[0] < 1 < found.ratio[1] < 1.03
+    assert 0.96 < found.ratio[0] < 1 < found.ratio[1] < 1.04
 
 
 def test_a_higher_level_gives_a_wider_interval_and_shifts_count_alike():
@@ -699,7 +699,7 @@ def test_contrast_learns_to_classify_without_labels():
 
 def test_zero_shot_leaves_the_model_alone_and_uses_its_image_tower():
     learner = model().train()
-    learner.text_tower[1].eval()
+    learner.text_tower[3].eval()
     modes = {name: part.training for name, part in learner.named_modules()}
     prompts = torch.randint(6, (3, 5, 2), generator=seeded())
     first, second = learner.zero_shot(prompts), learner.zero_shot(prompts)
@@ -748,6 +748,7 @@ def test_a_sketch_is_dark_at_edges_and_the_same_for_a_negative():
     expected = torch.ones(6, 6)
     expected[:, 2:4] = 0.0
     torch.testing.assert_close(sketch(step)[0, 0], expected)
+    torch.testing.assert_close(sketch(step.mT)[0, 0], expected.T)
     torch.testing.assert_close(sketch(DRAWN.images), sketch(1 - DRAWN.images), rtol=0, atol=1e-4)
     assert torch.equal(sketch(torch.full((2, 3, 5, 5), 0.3)), torch.ones(2, 3, 5, 5))
     # A slope twice as steep is twice as dark.

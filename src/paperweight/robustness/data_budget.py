@@ -22,6 +22,8 @@ Deviations:
     - Every shift counts in the average. Their code leaves one out on which no image is right, and some rows of their
       table are the mean of three shifts, not of four.
     - Accuracies of 0 and 1, whose logit is not finite, are moved to 0.0001 and 0.9999 before a curve is fitted or read.
+    - Of the losses that the authors compare, cross-entropy and CLIP's are here, and no variants of CLIP; nor are their
+      networks, schedules and data.
     - The intervals hold the curve fixed, and draw the images of each test set by themselves, also where sets are
       shifted versions of the same images.
 """
@@ -89,8 +91,10 @@ PAPER = Paper(
         "ZeroShotHead": "layer",
         "ShiftSuite": "function",
     },
-    claim="On a budget of images it is where the data come from that buys robustness, more than the loss.",
+    claim="Cross-entropy on few, well-chosen images is as robust as CLIP's loss on many times more.",
 )
+
+_AT_ONCE = 64
 
 
 class EffectiveRobustness(NamedTuple):
@@ -160,7 +164,8 @@ def robustness_intervals(
 ) -> RobustnessIntervals:
     """Bootstrap average robustness, ratio and residual of a way of training, over its seeds and over test images.
 
-    Each draw takes as many seeds, and as many images of each test set, with replacement.
+    Each draw takes as many seeds, and as many images of each test set, with replacement. Memory is some 64 numbers an
+    image, whatever the number of draws.
 
     Args:
         correct: Which images are right without a shift, bool, (seeds, images); at least one is.
@@ -200,7 +205,9 @@ def robustness_intervals(
     seeds = _counts(draws, len(correct), generator)
 
     def drawn(right: Tensor) -> Tensor:
-        return (seeds @ right.cpu().double() * _counts(draws, right.shape[1], generator)).sum(dim=1)
+        rows = right.cpu().double()
+        parts = seeds.split(_AT_ONCE)
+        return torch.cat([(part @ rows * _counts(len(part), rows.shape[1], generator)).sum(dim=1) for part in parts])
 
     base, average = drawn(correct), torch.stack([drawn(right) for right in shifted]).mean(dim=0)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)

@@ -75,7 +75,9 @@ class World(NamedTuple):
 
 def world_of(setting: Setting, *, simple: bool) -> World:
     """Give the world of a seed, with captions that say the class and nothing else, or noisy ones."""
-    train, validation, test = setting.pick(smoke=(160, 30, 80), desk=(4_400, 1_000, 3_000), gpu=(50_000, 5_000, 10_000))
+    train, validation, test = setting.pick(
+        smoke=(160, 30, 200), desk=(4_400, 1_000, 3_000), gpu=(50_000, 5_000, 10_000)
+    )
     side = setting.pick(smoke=14, desk=14, gpu=28)
     data = setting.images(default="glyphs", train=train, validation=validation, test=test)
 
@@ -91,7 +93,7 @@ def world_of(setting: Setting, *, simple: bool) -> World:
         LabelledImages(new_sample(other.images, setting.generator("evaluation")), other.labels),
         (data.shape[0], side, side),
         len(data.classes),
-        setting.pick(smoke=2, desk=300, gpu=5_000),
+        setting.pick(smoke=20, desk=300, gpu=5_000),
         min(1.0, len(data.train) / train),
     )
 
@@ -172,7 +174,9 @@ def suite(setting: Setting, world: World, fixed: nn.Module) -> tuple[dict[str, L
 
 def reference(setting: Setting, world: World) -> dict[str, Tensor]:
     """Train a network that chooses the hard subset, and those of the curve, on photographs, with other weights each."""
-    budgets = setting.pick(smoke=(20, 40), desk=(50, 120, 300, 1_000, 3_000), gpu=(1_000, 2_000, 5_000, 10_000, 20_000))
+    budgets = world.budgets(
+        setting.pick(smoke=(20, 100), desk=(50, 120, 300, 1_000, 3_000), gpu=(1_000, 2_000, 5_000, 10_000, 20_000))
+    )
     draw = setting.generator("method")
 
     def trained(budget: int) -> nn.Module:
