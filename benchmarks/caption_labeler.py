@@ -12,7 +12,9 @@ import random
 import statistics
 import time
 
-from paperweight.robustness import CaptionLabeler, clean_caption, singular
+import torch
+
+from paperweight.robustness.data_budget import CaptionLabeler, clean_caption, singular
 
 FEW = 200
 
@@ -44,6 +46,7 @@ def main() -> None:
         if draw.random() < 0.5:
             said[draw.randrange(12)] = draw.choice(draw.choice(names)).capitalize() + ","
         captions.append(" ".join(said))
+    labels = torch.zeros(0)
     seconds: list[float] = []
     ratios: list[float] = []
     for _ in range(given.blocks):
