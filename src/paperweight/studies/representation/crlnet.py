@@ -71,8 +71,10 @@ STUDY = Study(
         "batches of 32 pairs, where the authors' code makes 500 passes over its data; disturbances of the same "
         "kinds in training and in tests: nothing follows for photographs, large backbones or long training. No other "
         "method for few-shot learning is weighed here, and no more than one support image a class. Batch normalization "
-        "of the frozen backbone stays in evaluation mode, which the authors' does not. On seeds 1000 and 1001 heads "
-        "were nearly as accurate at any of the rates, so that a rate at the edge of the grid means little."
+        "of the frozen backbone stays in evaluation mode, which the authors' does not. "
+        "The heads hardly use what they are given: on seed 1000, at the rate that is chosen, 0.03, their features are "
+        "the same for all images, in both arms, and at lower rates the other image changes them by less than 1% of "
+        "their variance. Two heads of which neither looks cannot tell whether looking at the other image helps."
     ),
     seeds=9,
 )
