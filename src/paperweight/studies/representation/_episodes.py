@@ -8,7 +8,7 @@ from torch import Tensor
 
 from paperweight.data import LabelledImages, gaussian_blur
 
-__all__ = ["Episode", "Pairs", "disturbed", "drawn_characters", "episodes", "pairs"]
+__all__ = ["Episode", "Pairs", "disturbed", "drawn_characters", "episodes", "pairs", "side_by_side"]
 
 _POINTS = 5
 
@@ -30,7 +30,9 @@ class Pairs(NamedTuple):
     same: Tensor
 
 
-def drawn_characters(classes: int, each: int, side: int, generator: torch.Generator) -> LabelledImages:
+def drawn_characters(
+    classes: int, each: int, side: int, generator: torch.Generator, spread: float = 1.0
+) -> LabelledImages:
     """Draw characters: a stroke through a few points, the same for all images of a class but for a tremor.
 
     Images of one class differ in place, slant, size, thickness and tremor. Their mean is 0 and their standard
@@ -41,14 +43,15 @@ def drawn_characters(classes: int, each: int, side: int, generator: torch.Genera
         each: Images of each class.
         side: Height and width in pixels.
         generator: Decides what is drawn; on the CPU.
+        spread: How much images of one class differ in tremor, slant and place, at least 0.
 
     Returns:
         Images, (classes * each, 1, side, side), and their classes, in order.
     """
     own = 1.3 * torch.rand(classes, 1, _POINTS, 2, generator=generator) - 0.65
-    points = own + 0.06 * torch.randn(classes, each, _POINTS, 2, generator=generator)
-    turned = torch.eye(2) + 0.15 * torch.randn(classes, each, 2, 2, generator=generator)
-    place = 0.12 * torch.randn(classes, each, 1, 2, generator=generator)
+    points = own + 0.06 * spread * torch.randn(classes, each, _POINTS, 2, generator=generator)
+    turned = torch.eye(2) + 0.15 * spread * torch.randn(classes, each, 2, 2, generator=generator)
+    place = 0.12 * spread * torch.randn(classes, each, 1, 2, generator=generator)
     points = (points @ turned + place).flatten(0, 1)
     thickness = 0.09 + 0.06 * torch.rand(classes * each, 1, 1, generator=generator)
     line = torch.linspace(-1, 1, side)
@@ -107,6 +110,21 @@ def pairs(labels: Tensor, batch_size: int, generator: torch.Generator) -> Iterat
         allowed[torch.arange(batch_size), first] = False
         second = torch.rand(allowed.shape, generator=generator).masked_fill(~allowed, -1).argmax(dim=1)
         yield Pairs(*(rows.to(labels.device) for rows in (first, second, alike)))
+
+
+def side_by_side(first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
+    """Put what represents two characters side by side, in an order that is drawn.
+
+    Args:
+        first: Features, (..., C).
+        second: Features of the characters beside them, (..., C).
+        generator: Decides which is on the left; on the CPU.
+
+    Returns:
+        Maps of one row and two columns, (..., C, 1, 2).
+    """
+    left = (torch.rand(first.shape[:-1], generator=generator) < 0.5).to(first.device)[..., None]
+    return torch.stack([torch.where(left, first, second), torch.where(left, second, first)], dim=-1)[..., None, :]
 
 
 def disturbed(images: Tensor, generator: torch.Generator) -> Tensor:
