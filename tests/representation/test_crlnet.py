@@ -22,6 +22,11 @@ from paperweight.studies.representation._episodes import disturbed, drawn_charac
 from paperweight.testing import FunctionSubject, LayerSubject
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_whatever_ran_before() -> None:
+    torch.manual_seed(1)
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
