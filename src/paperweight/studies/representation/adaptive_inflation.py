@@ -28,7 +28,7 @@ from paperweight.representation.adaptive_inflation import contrastive_view, infl
 from paperweight.studies import ACCURACY, Arm, Outcome, Setting, Study, classification
 from paperweight.studies.representation._two_views import BATCH, RATE, Encoder, encoded, probed
 
-_TEMPERATURES = (0.1, 0.3, 0.9)
+_TEMPERATURES = (0.05, 0.15, 0.5, 1.5)
 
 
 class _Views(NamedTuple):
@@ -63,13 +63,15 @@ STUDY = Study(
     },
     metrics={"accuracy": ACCURACY},
     headline="accuracy",
-    tuned="the temperature, 3 tries an arm and seed, a factor of about 3 apart: by validation accuracy",
+    tuned="the temperature, 4 tries an arm and seed, a factor of about 3 apart: by validation accuracy",
     limits=(
         "Small grey images, the same 4,000 to test on for every seed; 64 features, 120 updates. A mixture of Gaussians "
         "generates blurred characters, where the paper has a million images of a diffusion model: what good ones are "
-        "worth does not follow. Nothing follows for colours, large images or long training."
+        "worth does not follow. Nothing follows for colours, large images or long training. "
+        "Weighed twice: at first on 8 of these seeds at temperatures of 0.1, 0.3 and 0.9, which decided nothing "
+        "(-0.012, -0.029 to 0.006)."
     ),
-    seeds=8,
+    seeds=24,
 )
 
 
