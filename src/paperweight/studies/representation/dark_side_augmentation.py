@@ -68,8 +68,8 @@ STUDY = Study(
         "learned on the drawn days, in place of HED; there is no contrast normalization (CLAHE), and HED-GAN, "
         "whose detector is frozen, is not weighed. The share of translated anchors and the weights of losses are "
         "the authors'; rates and sizes are ours. All arms are tuned by true night queries, which the authors do "
-        "not do. The translator's training is left out of the costs. Weighed before on 8 and on 32 of these seeds, which "
-        "decided nothing (+0.027, -0.035 to 0.095, and +0.017, -0.009 to 0.043)."
+        "not do. The translator's training is left out of the costs. Weighed before on 8 and on 32 of these seeds, "
+        "which decided nothing (+0.027, -0.035 to 0.095, and +0.017, -0.009 to 0.043)."
     ),
     seeds=60,
 )
