@@ -200,7 +200,7 @@ def test_nothing_is_said_far_from_the_models_beside(accuracies, told: bool) -> N
     """The audited accuracy is 0.9, whose logit is 2.2."""
     audit = by_hand(references=tuple(Reference(10, each, 0.4 + each / 10) for each in accuracies))
     assert (audit.effective is not None) == told
-    assert ("beside the line" in audit.in_words()) == told
+    assert ("the line through models" in audit.in_words()) == told
     assert ("Nothing is said of effective robustness" in " ".join(audit.limits())) != told
 
 

@@ -47,6 +47,7 @@ Attack = Callable[..., Tensor]
 Progress = Callable[[str, int, int], None]
 
 
+@torch.random.fork_rng(devices=[])
 def audit_robustness(
     model: nn.Module,
     test: LabelledImages,
@@ -112,43 +113,8 @@ def audit_robustness(
             raise InputError(f"{name} must be at least {lowest}, got {count}; leave it out for the default")
     if not 0 <= seed < 2**63 - 1:
         raise InputError(f"seed must be from 0 to 2**63 - 2, got {seed}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _audited(
-            model,
-            test,
-            training,
-            classes,
-            make,
-            radius,
-            float(norm),
-            whole,
-            limit,
-            steps,
-            queries,
-            training_steps,
-            torch.Generator().manual_seed(seed),
-            progress,
-        )
-
-
-def _audited(
-    model: nn.Module,
-    test: LabelledImages,
-    training: LabelledImages,
-    classes: Sequence[str],
-    make: Callable[[], nn.Module],
-    radius: float,
-    size: float,
-    whole: float,
-    limit: int,
-    steps: int,
-    queries: int,
-    training_steps: int,
-    draw: torch.Generator,
-    progress: Progress | None,
-) -> RobustnessAudit:
-    """Look at all of it, from the global random state where the model draws from that."""
+    torch.manual_seed(seed)
+    draw, size = torch.Generator().manual_seed(seed), float(norm)
     started = time.process_time()
     say = _Stages(progress, 10)
     first = LabelledImages(test.images[:limit], test.labels[:limit])

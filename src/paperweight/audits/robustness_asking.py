@@ -48,7 +48,9 @@ class Judge:
                 answers.append(torch.stack([self._model(part) for _ in range(self._repeats)]).double().mean(dim=0))
         logits = torch.cat(answers)
         if not logits.isfinite().all():
-            raise InputError("the model gives answers that are not finite; look at mean, std and its weights")
+            raise InputError(
+                "answers are not finite, of the model or of one trained beside it; look at its weights, mean and std"
+            )
         error = expected_calibration_error(logits.softmax(dim=1), data.labels)
         found = logits.argmax(dim=1)
         return Seen(found == data.labels, error, len(found.unique()))
@@ -93,6 +95,8 @@ def differentiable(model: nn.Module, images: Tensor) -> nn.Module:
         given = images[:1].detach().clone().requires_grad_()
         try:
             torch.autograd.grad(model(given).sum(), given)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:
             return WithoutGradient(model)
     return model

@@ -8,11 +8,7 @@ from typing import Literal, NamedTuple, final
 from torch import Tensor
 
 from paperweight.audits.erasure_findings import Rate
-from paperweight.robustness.data_budget import (
-    EffectiveRobustness,
-    RobustnessCurve,
-    effective_robustness,
-)
+from paperweight.robustness.data_budget import EffectiveRobustness, RobustnessCurve, effective_robustness
 
 __all__ = ["AttackedImages", "Reference", "RobustnessAudit", "rate"]
 
@@ -237,9 +233,10 @@ class RobustnessAudit:
         found = self.effective
         if found is None:
             return ""
+        points = 100 * found.residual.item()
         return (
-            f"That is {100 * found.residual.item():+.1f} points beside the line through models that were trained for "
-            f"comparison, of which one lies {100 * self.scatter:.1f} points off it itself."
+            f"That average lies {abs(points):.1f} points {'above' if points > 0 else 'below'} the line through models "
+            f"that were trained for comparison, which lie up to {100 * self.scatter:.1f} points off it themselves."
         )
 
     def limits(self) -> tuple[str, ...]:

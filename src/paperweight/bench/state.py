@@ -55,7 +55,6 @@ _CLASSES: dict[str, Any] = {
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _SMALL = 1_000_000
-_EMPTY: dict[str, Any] = {}
 _MODULE_OF_STUDY = f"sys.modules.{STUDY_MODULE}"
 _OF_COPIES = "__slotnames__"  # Python notes it when an object of the class is copied for the first time
 
@@ -145,7 +144,7 @@ def _of_own_modules() -> dict[str, object]:
     """Return what the user's own modules hold, but for the study, which is executed anew for each trial."""
     found: dict[str, object] = {}
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__dict__", _EMPTY).get("__file__")
+        file = getattr(module, "__dict__", {}).get("__file__")
         if isinstance(file, str) and belongs_to_the_user(file) and not name.startswith(STUDY_MODULE):
             found[f"module {name}"] = True
             for attribute, value in list(vars(module).items()):

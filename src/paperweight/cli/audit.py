@@ -1,6 +1,7 @@
 """The command ``paperweight audit``; torch is imported when it runs."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -84,8 +85,7 @@ def memorization(
         "batch-size": batch_size,
         "seed": seed,
     }
-    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
-    command = shlex.join(["paperweight", "audit", "memorization", str(checkpoint), *options])
+    command = _command("memorization", checkpoint, given)
     report = write_memorization_report(found, out, command)
     if json:
         print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
@@ -168,9 +168,7 @@ def erasure(
         "judge-steps": judge_steps,
         "seed": seed,
     }
-    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
-    options += ["--templates", *templates] if templates else []
-    command = shlex.join(["paperweight", "audit", "erasure", str(checkpoint), *options])
+    command = _command("erasure", checkpoint, given | {"templates": templates})
     report = write_erasure_report(found, out, command)
     if json:
         print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
@@ -250,16 +248,22 @@ def robustness(
         "queries": queries,
         "seed": seed,
     }
-    options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    for name, values in (("mean", mean), ("std", std)):
-        options += [f"--{name}", *map(str, values)] if values else []
-    command = shlex.join(["paperweight", "audit", "robustness", str(checkpoint), *options])
+    command = _command("robustness", checkpoint, given | {"mean": mean, "std": std})
     report = write_robustness_report(found, out, command)
     if json:
         print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
     else:
         _print_robustness(found, report)
     return 1 if found.audit.alarm else 0
+
+
+def _command(name: str, checkpoint: Path, given: Mapping[str, object]) -> str:
+    """Return the command that repeats an audit, without the options that were left out."""
+    words = ["paperweight", "audit", name, str(checkpoint)]
+    for option, value in given.items():
+        values: Sequence[object] = value if isinstance(value, list) else [] if value is None else [value]
+        words += [f"--{option}", *map(str, values)] if values else []
+    return shlex.join(words)
 
 
 def _print_audit(found: "Inspection", report: Path) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+from paperweight.studies.screening import OPTIMIZERS
+
 __all__ = ["PAIRS", "RACE_RATES", "RACE_SEEDS", "TRIES", "Costs", "Plan", "affordable", "planned"]
 
 TRIES = 5
@@ -21,7 +23,6 @@ _FEWEST_PASSES, _MOST_PASSES = 10, 100
 _STRIDE = 20  # a multiple of it lets what works in cycles of 5, 10 or 20 steps end with one
 _MOST_CONFIRMED = 8
 _CONTROLS = 2
-_OPTIMIZERS = 2  # of which the better one is the baseline's
 _USABLE = 0.92  # of the time: the rest goes by while the last trials of a stage run alone
 
 
@@ -75,7 +76,7 @@ class Plan:
 
 def _seconds(plan: Plan, costs: Costs, recipes: int, confirmed: int, ratio: float) -> float:
     """Return the seconds of one core that a plan takes."""
-    tuning = plan.tries * _OPTIMIZERS * costs.trial(plan.race_steps)
+    tuning = plan.tries * len(OPTIMIZERS) * costs.trial(plan.race_steps)
     tries = plan.tries * (costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
     heats = RACE_SEEDS * RACE_RATES
     race = heats * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
