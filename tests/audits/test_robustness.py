@@ -264,7 +264,7 @@ def test_networks_that_are_always_the_same_or_frozen_are_copied(model, parts) ->
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for made in (model, frozen):
         found = audited(model, parts, make=lambda made=made: made, limit=30, steps=3, queries=5, training_steps=20)
-        assert len(found.references) >= 3
+        assert len(found.references) >= 9
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
@@ -396,7 +396,7 @@ def test_the_command_writes_a_page_and_gives_its_status(weights, tmp_path, capsy
     assert json.loads(page.with_suffix(".json").read_text())["words"] == told["words"]
     assert not re.findall(r"(?:src|href)=[\"'](?!https://|data:|#)", text)
     assert "<script" not in text
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == (2 if told["residual"] is None else 3)
     assert "a third was drawn" in text
     assert set(told["attacks"]) == {"pgd", "margin", "square", "transfer"}
 

@@ -1,7 +1,7 @@
 # pyright: reportUnknownMemberType=false
 """The audit of robustness: a classifier on shifted images, under attack with its gradients and without them.
 
-Cost: for 200 images, 40 steps and 500 queries some thousand passes over them, and the training of four small models.
+Cost: for 200 images, 40 steps and 500 queries some thousand passes over them, and the training of ten small models.
 """
 
 import copy
@@ -32,7 +32,7 @@ from paperweight.robustness.defensive_distillation import CarliniWagnerL2
 
 __all__ = ["RobustnessAudit", "audit_robustness"]
 
-_PARTS = (27, 9, 3, 1)  # of the training images, which the models beside learn from
+_PARTS = (81, 27, 9, 3, 1)  # of the training images, which two models beside learn from, of each size
 _SURROGATES = 2
 _BATCH = 64
 _RATE = 2e-3
@@ -237,7 +237,7 @@ def _trained(
     """Train new networks on parts of the images, the smallest first; give the numbers of images, and the models."""
     order = torch.randperm(len(training), generator=draw)
     found: list[tuple[int, nn.Module]] = []
-    for part in _PARTS:
+    for part in sorted(2 * _PARTS, reverse=True):
         chosen = order[: max(_FEWEST_LEARNED, len(order) // part)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=draw)))

@@ -59,7 +59,7 @@ def render_robustness(found: RobustnessInspection, command: str) -> str:
         held={box: audit.held(box) for box in ("white", "black", "any")},
         rates=Markup(_rates_figure(audit)),
         radii=Markup(_radii_figure(audit)),
-        curve=None if audit.curve is None else Markup(_curve_figure(audit, audit.curve)),
+        curve=None if audit.curve is None or audit.effective is None else Markup(_curve_figure(audit, audit.curve)),
         pictures=[(caption, [png(image) for image in images]) for caption, images in audit.images.items()],
     )
 
