@@ -33,7 +33,7 @@ from paperweight.studies.robustness._captioned_sources import (
 
 __all__ = ["Plan", "Trained", "World", "accuracies", "network", "reference", "suite", "tuned_on", "world_of"]
 
-_RATES = (1.5e-3, 9e-3, 5.4e-2)
+_RATES = (4e-4, 2e-3, 1e-2, 5e-2, 0.25)
 _BATCH = 128
 _DIM = 32
 

@@ -45,15 +45,16 @@ STUDY = Study(
     },
     headline="residual",
     tuned=(
-        "the learning rate, 3 tries an arm, seed and budget, a factor of 6 apart, by validation accuracy on "
+        "the learning rate, 5 tries an arm, seed and budget, a factor of 5 apart, by validation accuracy on "
         "photographs; the networks of the curve are tuned likewise"
     ),
     limits=(
         "Glyphs of 14 pixels, a perceptron, 300 steps, budgets of 300 and 1,200 images, over which all metrics are "
         "averaged. Shifts are computed from images; which styles of prints are akin to them was our choice. The curve "
-        "is fitted to five networks a seed, on 50 to 3,000 photographs. Augmentation moves images, like the new sample."
+        "is fitted to five networks a seed, on 50 to 3,000 photographs. Augmentation moves images, like the new sample. "
+        "Weighed before on 8 of these seeds with 3 rates, at whose ends several arms stood (+0.014, 0.005 to 0.025)."
     ),
-    seeds=8,
+    seeds=12,
 )
 
 
