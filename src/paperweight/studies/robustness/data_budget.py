@@ -51,8 +51,8 @@ STUDY = Study(
     limits=(
         "Glyphs of 14 pixels, a perceptron, 300 steps, budgets of 300 and 1,200 images, over which all metrics are "
         "averaged. Shifts are computed from images; which styles of prints are akin to them was our choice. The curve "
-        "is fitted to five networks a seed, on 50 to 3,000 photographs. Augmentation moves images, like the new sample. "
-        "Weighed before on 8 of these seeds with 3 rates, at whose ends several arms stood (+0.014, 0.005 to 0.025)."
+        "is fitted to five networks a seed, on 50 to 3,000 photographs. Augmentation moves images, like the new sample."
+        " Weighed before on 8 of these seeds with 3 rates, at whose ends several arms stood (+0.014, 0.005 to 0.025)."
     ),
     seeds=12,
 )
