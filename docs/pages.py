@@ -26,6 +26,7 @@ TASKS = {
     "Audit what an image generator memorised": "memorization",
     "Audit what was erased from a text-to-image model": "erasure",
     "Audit what a classifier withstands": "robustness",
+    "Audit a classifier for backdoors": "backdoors",
     "Merge networks, or train without a server": "merge",
     "Use a method alone": "alone",
     "How a verdict is reached": "verdicts",
@@ -50,6 +51,7 @@ MODULES = {
     "agents": "Agents, graphs between them, and how they train together",
     "marks": "Keys, marks and scores",
     "attacks": "Attacks on classifiers",
+    "poisoning": "Backdoors for experiments",
     "data": "Data",
     "catalogue": "The catalogue",
 }
