@@ -1,8 +1,8 @@
 """Attacks that methods, training loops and audits share: how wrong can a classifier be made within a ball?
 
 `ProjectedGradient` follows the model's own gradients, `MomentumTransfer` those of surrogates, and `SquareAttack` asks
-for scores only. All are of the kind ``attack``: called with a model, inputs and labels, they give changed inputs, and
-leave model, inputs and random state as they were.
+for scores only; `standard_suite` tries several in turn. All are of the kind ``attack``: called with a model, inputs and
+labels, they give changed inputs, and leave model, inputs and random state as they were.
 
 Example:
     A linear model of 64 inputs, each of which may change by 0.1: the attack finds the exact worst case.
@@ -30,15 +30,18 @@ from paperweight.attacks.balls import project, random_point, steepest_step
 from paperweight.attacks.losses import AttackLoss, cross_entropy_loss, dlr_loss, margin_loss, targeted_dlr_loss
 from paperweight.attacks.projected_gradient import ProjectedGradient, step_lengths
 from paperweight.attacks.square import Queried, SquareAttack, bump, window_share
+from paperweight.attacks.suite import AttackSuite, TowardsOthers, standard_suite
 from paperweight.attacks.transfer import MeanLogits, MomentumTransfer, diverse, transferred
 
 __all__ = [
     "AttackLoss",
+    "AttackSuite",
     "MeanLogits",
     "MomentumTransfer",
     "ProjectedGradient",
     "Queried",
     "SquareAttack",
+    "TowardsOthers",
     "bump",
     "cross_entropy_loss",
     "diverse",
@@ -46,6 +49,7 @@ __all__ = [
     "margin_loss",
     "project",
     "random_point",
+    "standard_suite",
     "steepest_step",
     "step_lengths",
     "targeted_dlr_loss",
