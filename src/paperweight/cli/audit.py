@@ -3,20 +3,20 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from paperweight.cli.printing import print_json, printed, shown
-
-if TYPE_CHECKING:
-    from paperweight.audits.erasure_inspection import ErasureInspection
-    from paperweight.audits.inspection import Inspection
-    from paperweight.audits.robustness_inspection import RobustnessInspection
+from paperweight.cli.audit_printing import print_audit, print_backdoor, print_erasure, print_robustness
+from paperweight.cli.printing import print_json
 
 __all__ = ["audit"]
 
-audit = App(name="audit", help="Audit what a trained model memorised, forgot or withstands.", help_format="plaintext")
+audit = App(
+    name="audit",
+    help="Audit what a trained model memorised, forgot or withstands, or whether it has a backdoor.",
+    help_format="plaintext",
+)
 
 
 @audit.command
@@ -90,7 +90,7 @@ def memorization(
     if json:
         print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
     else:
-        _print_audit(found, report)
+        print_audit(found, report)
     return 1 if found.audit.alarm else 0
 
 
@@ -173,7 +173,7 @@ def erasure(
     if json:
         print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
     else:
-        _print_erasure(found, report)
+        print_erasure(found, report)
     return 1 if found.audit.verdict in ("hidden", "not erased") else 0
 
 
@@ -253,7 +253,83 @@ def robustness(
     if json:
         print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
     else:
-        _print_robustness(found, report)
+        print_robustness(found, report)
+    return 1 if found.audit.alarm else 0
+
+
+@audit.command
+def backdoor(
+    checkpoint: Path,
+    *,
+    data: str,
+    network: str = "paperweight.nets:LeNet",
+    mean: Annotated[list[float] | None, Parameter(consume_multiple=True, negative=())] = None,
+    std: Annotated[list[float] | None, Parameter(consume_multiple=True, negative=())] = None,
+    side: int = 32,
+    twins: int = 12,
+    limit: int = 200,
+    steps: int = 300,
+    training_steps: int = 400,
+    seed: int = 0,
+    out: Path = Path("audits"),
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Look for a trigger that turns images of all classes to one, beside twins that are trained with one and without.
+
+    Exit status: 0 without alarm, 1 where a trigger is smaller than clean twins explain, 2 after a mistake, 3 after
+    anything unexpected.
+
+    Args:
+        checkpoint: The state of the network as a safetensors file, as safetensors.torch.save_file writes it.
+        data: Clean labelled images, as paperweight weigh takes them: twins learn from some, the others are looked at,
+            which is the test part where there is one.
+        network: Its network, as package.module:factory, called with the shape of an image and the number of classes.
+        mean: What was subtracted from images in [0, 1], one number or one a channel; 0 where left out.
+        std: What they were then divided by, likewise; 1 where left out.
+        side: Largest side of the images that it takes, in pixels; larger ones are resized.
+        twins: How many twins are trained clean, and how many with a backdoor.
+        limit: Clean images that triggers are looked for on.
+        steps: Steps of each search for a trigger.
+        training_steps: Updates of each twin.
+        seed: What everything random is drawn with.
+        out: Folder of the report and its numbers.
+        json: Print the numbers as JSON instead of text.
+    """
+    from paperweight.audits.backdoor_inspection import inspect_backdoor
+    from paperweight.cli.bars import Bars
+    from paperweight.reports import write_backdoor_report
+
+    with Bars() as bars:
+        found = inspect_backdoor(
+            checkpoint,
+            data=data,
+            network=network,
+            mean=mean or (0.0,),
+            std=std or (1.0,),
+            side=side,
+            twins=twins,
+            limit=limit,
+            steps=steps,
+            training_steps=training_steps,
+            seed=seed,
+            progress=bars.progress(str(checkpoint)),
+        )
+    given = {
+        "data": data,
+        "network": network,
+        "side": side,
+        "twins": twins,
+        "limit": limit,
+        "steps": steps,
+        "training-steps": training_steps,
+        "seed": seed,
+    }
+    command = _command("backdoor", checkpoint, given | {"mean": mean, "std": std})
+    report = write_backdoor_report(found, out, command)
+    if json:
+        print_json({**found.audit.record(), "facts": found.facts, "command": command, "report": str(report)})
+    else:
+        print_backdoor(found, report)
     return 1 if found.audit.alarm else 0
 
 
@@ -264,81 +340,3 @@ def _command(name: str, checkpoint: Path, given: Mapping[str, object]) -> str:
         values: Sequence[object] = value if isinstance(value, list) else [] if value is None else [value]
         words += [f"--{option}", *map(str, values)] if values else []
     return shlex.join(words)
-
-
-def _print_audit(found: "Inspection", report: Path) -> None:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    from paperweight.bench.wording import number
-
-    result = found.audit
-    colour = "red" if result.alarm else "yellow"
-    with printed() as console:
-        console.print(f"\n[bold {colour}]{result.verdict.upper()}[/bold {colour}]  {shown(result.words())}\n")
-        table = Table(title="Records within a distance of their key", box=SIMPLE, title_justify="left")
-        for title in ("distance", "trained", "expected without memory", "95% range", "held out"):
-            table.add_column(title)
-        for count in result.counts:
-            low, high = count.null.low, count.null.high
-            held_out = f"{count.held_out} of {len(result.held_out)}" if result.held_out else "none"
-            trained = f"{count.trained} of {len(result.trained)}"
-            table.add_row(f"{count.delta:g}", trained, number(count.null.mean), f"{low} to {high}", held_out)
-        console.print(table)
-        if len(result.groups) > 1:
-            table = Table(title="By number of copies", box=SIMPLE, title_justify="left")
-            for title in ("copies", "records", "within 0.05", "expected", "AUC", "AUC without memory", "p"):
-                table.add_column(title)
-            for group in result.groups:
-                low, high = group.auc_null
-                cells = (group.copies, group.records, group.hits, number(group.null.mean), number(group.auc))
-                table.add_row(*map(str, cells), f"{low:.2f} to {high:.2f}", f"{group.p:.2g}")
-            console.print(table)
-        for sentence in result.limits():
-            console.print(shown(sentence), style="dim")
-        console.print(f"Report: {shown(report)}", soft_wrap=True)
-
-
-def _print_erasure(found: "ErasureInspection", report: Path) -> None:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    result = found.audit
-    colour = {"removed": "green", "undecided": "yellow"}.get(result.verdict, "red")
-    with printed() as console:
-        console.print(f"\n[bold {colour}]{result.verdict.upper()}[/bold {colour}]  {shown(result.in_words())}\n")
-        table = Table(title="Right images by word", box=SIMPLE, title_justify="left")
-        for title in ("word", "before", "erased"):
-            table.add_column(title)
-        for word in result.words:
-            old, new = (result.rate(word, erased=erased) for erased in (False, True))
-            table.add_row(shown(word), f"{old.share:.0%}", f"{new.share:.0%}")
-        console.print(table)
-        for sentence in result.limits():
-            console.print(shown(sentence), style="dim")
-        console.print(f"Report: {shown(report)}", soft_wrap=True)
-
-
-def _print_robustness(found: "RobustnessInspection", report: Path) -> None:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    from paperweight.audits.robustness_findings import rate
-
-    result = found.audit
-    colour = "red" if result.alarm else "yellow"
-    with printed() as console:
-        console.print(f"\n[bold {colour}]{result.verdict.upper()}[/bold {colour}]  {shown(result.in_words())}\n")
-        table = Table(title="Right images", box=SIMPLE, title_justify="left")
-        for title in ("images", "right", "95% interval"):
-            table.add_column(title)
-        rows = {"unchanged": result.accuracy}
-        rows |= {f"shift: {name}": rate(right) for name, right in result.shifted.items()}
-        rows |= {f"attack: {each.name}": rate(each.held) for each in result.attacked}
-        rows |= {"all attacks": result.held()}
-        for name, each in rows.items():
-            table.add_row(shown(name.replace("_", " ")), f"{each.share:.1%}", f"{each.low:.1%} to {each.high:.1%}")
-        console.print(table)
-        for sentence in result.limits():
-            console.print(shown(sentence), style="dim")
-        console.print(f"Report: {shown(report)}", soft_wrap=True)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from paperweight.reports.backdoor import render_backdoor, write_backdoor_report
     from paperweight.reports.embedding import render_embedding, write_embedding_report
     from paperweight.reports.erasure import render_erasure, write_erasure_report
     from paperweight.reports.memorization import render_memorization, write_memorization_report
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from paperweight.reports.weighing import render_report, render_summary, write_report
 
 __all__ = [
+    "render_backdoor",
     "render_embedding",
     "render_erasure",
     "render_memorization",
@@ -22,6 +24,7 @@ __all__ = [
     "render_robustness",
     "render_screen",
     "render_summary",
+    "write_backdoor_report",
     "write_embedding_report",
     "write_erasure_report",
     "write_memorization_report",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "render_backdoor": "backdoor",
     "render_embedding": "embedding",
     "render_erasure": "erasure",
     "render_memorization": "memorization",
@@ -38,6 +42,7 @@ _HOMES = {
     "render_robustness": "robustness",
     "render_screen": "screening",
     "render_summary": "weighing",
+    "write_backdoor_report": "backdoor",
     "write_embedding_report": "embedding",
     "write_erasure_report": "erasure",
     "write_memorization_report": "memorization",

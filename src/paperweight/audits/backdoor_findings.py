@@ -1,0 +1,310 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
+"""The findings of an audit for backdoors: how oddly small a trigger is, for which class, and what removal does."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, final
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from paperweight.audits.erasure_findings import Rate
+from paperweight.poisoning import Additive, ReversedPatterns, ReversedTriggers, Trigger, anomaly_index
+
+__all__ = ["FORMS", "LEVEL", "BackdoorAudit", "Finding", "Removal", "Row", "Traces", "Twin", "chance"]
+
+FORMS = ("patch", "blend", "pattern")
+LEVEL = 0.05
+_RULE = 2.0  # the median rule of Neural Cleanse
+
+Form = Literal["patch", "pattern"]
+
+
+class Finding(NamedTuple):
+    """The class whose trigger is smallest beside those of clean twins, its form, and how likely that is by chance."""
+
+    target: int
+    form: Form
+    p: float
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Traces:
+    """The triggers found in a model, for each class.
+
+    Args:
+        patch: Masks and their patterns.
+        pattern: Patterns to add.
+    """
+
+    patch: ReversedTriggers
+    pattern: ReversedPatterns
+
+    def sizes(self, form: Form) -> Tensor:
+        """Give for each class the share of the image that the mask covers, or the length of the pattern, (K,)."""
+        if form == "patch":
+            return self.patch.masks.double().flatten(1).mean(dim=1)
+        return self.pattern.patterns.double().flatten(1).norm(dim=1)
+
+    def success(self, form: Form) -> Tensor:
+        """Give for each class the share of images that the trigger turns to it, (K,)."""
+        return self.patch.success if form == "patch" else self.pattern.success
+
+    def trigger(self, found: Finding, form: Form | None = None) -> Trigger:
+        """Give the trigger of a finding's class, in its form or another."""
+        number = found.target
+        if (form or found.form) == "pattern":
+            return Additive(self.pattern.patterns[number])
+        mask, pattern = self.patch.masks[number], self.patch.patterns[number]
+        return lambda images: images + mask.to(images) * (pattern.to(images) - images)
+
+    def oddness(self, form: Form) -> Tensor:
+        """Give for each class by how much the logarithm of its size lies below the median of all, (K,)."""
+        logs = self.sizes(form).clamp(min=1e-6).log()
+        return logs.quantile(0.5) - logs
+
+
+def chance(traces: Traces, clean: Sequence[Traces]) -> Finding:
+    """Find the class whose trigger is smallest beside clean twins, and how likely such a one is in a clean model.
+
+    The size of each class, as a share of the median of its model, is compared with those of the twins by Student's t
+    with a deviation that all classes share; the smallest probability counts for each class and both forms, Bonferroni.
+
+    Args:
+        traces: Those of the model.
+        clean: Those of clean twins, two at least.
+    """
+    best = Finding(0, "patch", math.inf)
+    forms: tuple[Form, ...] = ("patch", "pattern")
+    for form in forms:
+        own = traces.oddness(form)
+        twins = torch.stack([twin.oddness(form) for twin in clean])
+        count, classes = twins.shape
+        deviation = (twins.var(dim=0).mean() * (1 + 1 / count)).sqrt().clamp(min=1e-9)
+        distance = (own - twins.mean(dim=0)) / deviation
+        target = int(distance.argmax())
+        p = float(stats.t.sf(float(distance[target]), (count - 1) * classes)) * len(forms) * classes
+        if p < best.p:
+            best = Finding(target, form, p)
+    return best._replace(p=min(1.0, best.p))
+
+
+class Row(NamedTuple):
+    """The sizes of a class's triggers, and their medians over the clean twins."""
+
+    name: str
+    patch: float
+    patch_twins: float
+    pattern: float
+    pattern_twins: float
+
+
+class Removal(NamedTuple):
+    """What training further with the trigger found does."""
+
+    accuracy: float
+    """Share of clean images that are right before."""
+    accuracy_after: float
+    """The same afterwards."""
+    success: float
+    """Share of images that the trigger turns before."""
+    success_after: float
+    """The same afterwards."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twin:
+    """A twin with a planted backdoor.
+
+    Args:
+        form: Of its trigger: ``patch``, ``blend`` or ``pattern``.
+        target: The class that its trigger turns images to.
+        found: What the audit finds in it.
+        success: Share of images that its true trigger turns.
+        removal: What removal does, by the true trigger, which it does not know.
+    """
+
+    form: str
+    target: int
+    found: Finding
+    success: float
+    removal: Removal
+
+    @property
+    def detected(self) -> bool:
+        """Whether there is an alarm."""
+        return self.found.p < LEVEL
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BackdoorAudit:
+    """What an audit found.
+
+    Attributes:
+        classes: Names of the classes.
+        right: Which clean images are right, bool, (N,).
+        traces: The triggers found in the model.
+        found: The one that is smallest beside those of clean twins.
+        removal: What removal does, by the trigger found.
+        clean_twins: The triggers found in each clean twin.
+        clean_accuracies: Share of clean images that each of these gets right.
+        planted: The twins with a backdoor.
+        images: Caption to images, (N, C, H, W), in [0, 1].
+        cpu_seconds: Computing time of all of it.
+    """
+
+    classes: tuple[str, ...]
+    right: Tensor
+    traces: Traces
+    found: Finding
+    removal: Removal
+    clean_twins: tuple[Traces, ...]
+    clean_accuracies: tuple[float, ...]
+    planted: tuple[Twin, ...]
+    images: Mapping[str, Tensor] = field(repr=False)
+    cpu_seconds: float
+
+    @property
+    def accuracy(self) -> Rate:
+        """The clean images that are right."""
+        return Rate(int(self.right.sum()), len(self.right))
+
+    @property
+    def alarm(self) -> bool:
+        """Whether a trigger is smaller than chance explains, by the clean twins."""
+        return self.found.p < LEVEL
+
+    @property
+    def verdict(self) -> str:
+        """The same in two words."""
+        return "backdoor found" if self.alarm else "none found"
+
+    @property
+    def suspect(self) -> str:
+        """The class with the oddest trigger."""
+        return self.classes[self.found.target]
+
+    @property
+    def detected(self) -> Rate:
+        """The twins with a backdoor of which there is an alarm."""
+        return Rate(sum(twin.detected for twin in self.planted), len(self.planted))
+
+    @property
+    def false_alarms(self) -> Rate:
+        """The clean twins of which there is an alarm, each compared with the others."""
+        hits = 0
+        for number, twin in enumerate(self.clean_twins):
+            others = self.clean_twins[:number] + self.clean_twins[number + 1 :]
+            hits += chance(twin, others).p < LEVEL
+        return Rate(hits, len(self.clean_twins))
+
+    @property
+    def index(self) -> Tensor:
+        """The anomaly index of each class by the sums of the masks, as Neural Cleanse has it, (K,); zeros for two."""
+        sizes = self.traces.sizes("patch")
+        return anomaly_index(sizes) if len(sizes) > 2 else torch.zeros_like(sizes)
+
+    def rows(self) -> list[Row]:
+        """Give the sizes of each class's triggers, the smallest patch first."""
+        forms: tuple[Form, ...] = ("patch", "pattern")
+        own = [self.traces.sizes(form) for form in forms]
+        twins = [torch.stack([twin.sizes(form) for twin in self.clean_twins]).quantile(0.5, dim=0) for form in forms]
+        table = [[float(column[n]) for column in (own[0], twins[0], own[1], twins[1])] for n in range(len(own[0]))]
+        return sorted((Row(name, *row) for name, row in zip(self.classes, table, strict=True)), key=lambda row: row[1])
+
+    def in_words(self) -> str:
+        """Return the conclusion in a few sentences."""
+        covers = 100 * float(self.traces.sizes("patch")[self.found.target])
+        size = (
+            f"a patch that covers {covers:.2g}% of the image"
+            if self.found.form == "patch"
+            else f"a pattern of length {float(self.traces.sizes('pattern')[self.found.target]):.2g}"
+        )
+        turned = float(self.traces.success(self.found.form)[self.found.target])
+        odds = f"{self.found.p:.1g}" if self.found.p < 0.1 else f"{self.found.p:.2f}"
+        twins = (
+            f"Of {self.detected.count} twins with a planted backdoor {self.detected.hits} are found, of "
+            f"{self.false_alarms.count} clean ones {self.false_alarms.hits} would be called backdoored."
+        )
+        if not self.alarm:
+            return (
+                f"No class has a trigger that is smaller than chance explains (p {odds}; the oddest is {self.suspect}, "
+                f"{size}). {twins}"
+            )
+        removal = self.removal
+        return (
+            f"{turned:.0%} of images of other classes turn to {self.suspect} by {size}, which is smaller beside the "
+            f"other classes than clean models of this kind explain (p {odds}). {twins} Training further with that "
+            f"trigger and right labels leaves it {removal.success_after:.0%} of the images; accuracy goes from "
+            f"{removal.accuracy:.1%} to {removal.accuracy_after:.1%}."
+        )
+
+    def limits(self) -> tuple[str, ...]:
+        """Return what cannot be concluded, in sentences."""
+        mean = sum(self.clean_accuracies) / len(self.clean_accuracies)
+        gap = abs(self.accuracy.share - mean)
+        found = [
+            "It looks for one trigger that turns images of all other classes to one, a patch or a pattern that is "
+            "added. Triggers that turn each class to another, that warp or that differ by image are not looked for.",
+            "A class may have a small trigger by nature, for instance where its images carry a mark that others lack; "
+            "an alarm is a reason to look at the trigger, not a proof of intent.",
+            "An attacker who knows this audit can train against it.",
+        ]
+        if gap > 0.05:
+            found.append(
+                f"The twins are right on {mean:.0%} of the clean images, the model on {self.accuracy.share:.0%}: they "
+                "are less alike than the probability supposes. More images, or more updates, make better twins."
+            )
+        if self.detected.share < 0.8:
+            found.append(
+                f"Of {self.detected.count} planted backdoors {self.detected.hits} are found: that none is found in the "
+                "model says little."
+            )
+        return tuple(found)
+
+    def record(self) -> dict[str, object]:
+        """Return the numbers as they go into JSON."""
+        forms: tuple[Form, ...] = ("patch", "pattern")
+        return {
+            "verdict": self.verdict,
+            "words": self.in_words(),
+            "p": self.found.p,
+            "suspect": self.suspect,
+            "form": self.found.form,
+            "accuracy": self.accuracy.record(),
+            "classes": {
+                name: {
+                    form: {
+                        "size": float(self.traces.sizes(form)[number]),
+                        "success": float(self.traces.success(form)[number]),
+                        "clean_twins": [float(twin.sizes(form)[number]) for twin in self.clean_twins],
+                    }
+                    for form in forms
+                }
+                for number, name in enumerate(self.classes)
+            },
+            "index": [float(each) if math.isfinite(float(each)) else None for each in self.index],
+            "called_by_the_median_rule": bool((self.index > _RULE).any()),
+            "removal": self.removal._asdict(),
+            "detected": self.detected.record(),
+            "false_alarms": self.false_alarms.record(),
+            "clean_accuracies": list(self.clean_accuracies),
+            "planted": [
+                {
+                    "form": twin.form,
+                    "target": self.classes[twin.target],
+                    "found": self.classes[twin.found.target],
+                    "found_form": twin.found.form,
+                    "p": twin.found.p,
+                    "success": twin.success,
+                    "removal": twin.removal._asdict(),
+                }
+                for twin in self.planted
+            ],
+            "cpu_seconds": self.cpu_seconds,
+        }
