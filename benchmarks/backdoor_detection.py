@@ -16,7 +16,7 @@ import time
 import torch
 from torch import nn
 
-from paperweight.audits.backdoor import planted_trigger, traces_of, trained_twin
+from paperweight.audits.backdoor import half, planted_trigger, traces_of, trained_twin
 from paperweight.audits.backdoor_findings import FORMS, LEVEL, Traces, chance
 from paperweight.audits.erasure_findings import Rate
 from paperweight.data import LabelledImages, load_images, split_images
@@ -55,7 +55,7 @@ def main() -> None:
 
     looked = LabelledImages(parts.test.images[:200], parts.test.labels[:200])
     twins = [
-        traces_of(trained_twin(make, parts.validation, 400, draw), looked, classes, 300, draw)
+        traces_of(trained_twin(make, half(parts.validation, draw), 400, draw), looked, classes, 300, draw)
         for _ in range(given.twins)
     ]
     seconds: list[float] = []
@@ -87,7 +87,7 @@ def main() -> None:
     limit = torch.tensor([float(_index(each)) for each in clean]).quantile(0.95).item()
     print("judge                          clean called   backdoored called   by form   right class")
     judges = {
-        "audit, p below 0.05": lambda each: (chance(each, twins).p < LEVEL, chance(each, twins).target),
+        "audit, p below 0.001": lambda each: (chance(each, twins).p < LEVEL, chance(each, twins).target),
         "index above 2": lambda each: (_index(each) > 2, _smallest(each)),
         f"index above {limit:.2f} (5% of clean)": lambda each: (_index(each) > limit, _smallest(each)),
     }

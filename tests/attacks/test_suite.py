@@ -48,7 +48,7 @@ SUBJECTS = {
 )
 def test_contract(name, check):
     result = run_check(check, attack_checks(SUBJECTS[name])[check])
-    # What is fooled is given as it first was, short of the worst case on purpose; in norm infinity the first step has it.
+    # What is fooled is given as it first was, short of the worst case on purpose, which the first step has in infinity.
     short = name.endswith("2") and check == "check_optimum_on_linear_model"
     assert result.passed != short, str(result)
 

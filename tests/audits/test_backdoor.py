@@ -30,7 +30,7 @@ from paperweight.poisoning import (
 from paperweight.reports import render_backdoor
 
 CLASSES = tuple("0123456789")
-QUICK = {"twins": 4, "limit": 100, "steps": 100, "training_steps": 200}
+QUICK = {"twins": 6, "limit": 100, "steps": 100, "training_steps": 200}
 HERE = "tests.audits.test_backdoor"
 
 
@@ -56,26 +56,26 @@ def drawn(draw: torch.Generator, classes: int = 10, factor: float = 1.0) -> Trac
 
 
 def test_the_probability_by_hand() -> None:
-    clean = [traces(torch.tensor(row), torch.ones(3)) for row in ([0.1, 0.2, 0.4], [0.1, 0.2, 0.8], [0.2, 0.2, 0.1])]
+    clean = [traces(torch.tensor(row), torch.ones(3)) for row in ([0.1, 0.2, 0.4], [0.1, 0.3, 0.8], [0.2, 0.2, 0.1])]
     found = chance(traces(torch.tensor([0.2, 0.2, 0.01]), torch.ones(3)), clean)
-    log2 = math.log(2)
-    # By how much the logarithm of each lies below the median of its model: (1, 0, -1), (1, 0, -2), (0, 0, 1).
-    means = [2 / 3 * log2, 0.0, -2 / 3 * log2]
-    variance = ((1 / 3) + 0 + (7 / 3)) / 3 * log2**2 * (1 + 1 / 3)
-    distance = (math.log(20) - means[2]) / math.sqrt(variance)
+    # By how much the logarithm of the smallest lies below the median of its model.
+    odd = [math.log(2), math.log(3), math.log(2)]
+    mean = sum(odd) / 3
+    variance = sum((each - mean) ** 2 for each in odd) / 2 * (1 + 1 / 3)
+    distance = (math.log(20) - mean) / math.sqrt(variance)
     assert found.target == 2
     assert found.form == "patch"
-    assert found.p == pytest.approx(stats.t.sf(distance, 6) * 6, rel=1e-4)
+    assert found.p == pytest.approx(stats.t.sf(distance, 2) * 2, rel=1e-4)
 
 
 def test_the_smaller_form_and_class_count() -> None:
     draw = torch.Generator().manual_seed(0)
     clean = [drawn(draw) for _ in range(8)]
     one = drawn(draw)
-    one.pattern.patterns[7] /= 50
+    one.pattern.patterns[7] /= 1e5
     found = chance(one, clean)
     assert (found.target, found.form) == (7, "pattern")
-    assert found.p < 1e-6
+    assert found.p < 1e-4
 
 
 def test_sizes_of_a_model_as_a_whole_do_not_count() -> None:
@@ -86,30 +86,29 @@ def test_sizes_of_a_model_as_a_whole_do_not_count() -> None:
     assert chance(smaller, clean).p == pytest.approx(chance(one, clean).p)
 
 
-def test_of_clean_models_at_most_one_in_twenty_is_called() -> None:
+def test_of_clean_models_like_the_twins_as_many_are_below_a_level_as_it_says() -> None:
     draw = torch.Generator().manual_seed(2)
     called = found = 0
     for _ in range(400):
-        clean = [drawn(draw) for _ in range(6)]
+        clean = [drawn(draw) for _ in range(12)]
         called += chance(drawn(draw), clean).p < 0.05
-        odd = chance(drawn(draw, factor=8), clean)
-        found += odd.p < 0.05 and odd.target == 3
-    assert called <= stats.binom.ppf(0.999, 400, 0.05)
-    assert called > 0
+        odd = chance(drawn(draw, factor=60), clean)
+        found += odd.p < 0.001 and odd.target == 3
+    assert 0 < called <= stats.binom.ppf(0.999, 400, 0.05)
     assert found > 300
 
 
 def planted(target: int = 3, form: str = "patch", **given) -> Twin:
     removal = Removal(0.9, 0.89, 1.0, 0.1)
-    usual = {"form": form, "target": target, "found": Finding(target, "patch", 0.001), "success": 1.0}
+    usual = {"form": form, "target": target, "found": Finding(target, "patch", 1e-4), "success": 1.0}
     return Twin(**{**usual, "removal": removal, **given})
 
 
 def by_hand(**given) -> BackdoorAudit:
-    """An audit of three classes, whose last has a patch a tenth of what clean twins have."""
+    """An audit of three classes, whose last has a tiny patch."""
     draw = torch.Generator().manual_seed(3)
     clean = tuple(drawn(draw, 3) for _ in range(6))
-    own = traces(torch.tensor([0.1, 0.1, 0.001]), torch.tensor([0.5, 0.5, 0.5]))
+    own = traces(torch.tensor([0.1, 0.1, 1e-5]), torch.tensor([0.5, 0.5, 0.5]))
     usual = {
         "classes": ("a", "b", "c"),
         "right": torch.arange(100) < 90,
@@ -133,8 +132,8 @@ def test_numbers_by_hand() -> None:
     assert audit.detected == type(audit.detected)(3, 4)
     assert audit.false_alarms.count == 6
     assert next(row.name for row in audit.rows()) == "c"
-    assert audit.rows()[0].patch == pytest.approx(0.001)
-    assert "100% of images of other classes turn to c by a patch that covers 0.1% of the image" in audit.in_words()
+    assert audit.rows()[0].patch == pytest.approx(1e-5)
+    assert "100% of images of other classes turn to c by a patch that covers 0.001% of the image" in audit.in_words()
     assert "Of 4 twins with a planted backdoor 3 are found" in audit.in_words()
     assert "leaves it 20% of the images; accuracy goes from 90.0% to 88.0%" in audit.in_words()
     assert json.loads(json.dumps(audit.record(), allow_nan=False))["suspect"] == "c"
@@ -147,9 +146,9 @@ def test_without_an_alarm_no_backdoor_is_told_of() -> None:
 
 
 def test_what_limits_an_audit_is_told() -> None:
-    assert len(by_hand(planted=(planted(),) * 5).limits()) == 3
+    assert len(by_hand(planted=(planted(),) * 5).limits()) == 4
     assert "says little" in by_hand(planted=(planted(found=Finding(0, "patch", 0.5)),) * 4).limits()[-1]
-    assert "less alike" in by_hand(clean_accuracies=(0.7,) * 6).limits()[3]
+    assert "less alike" in by_hand(clean_accuracies=(0.7,) * 6).limits()[4]
 
 
 def test_of_two_classes_there_is_no_index() -> None:
@@ -232,12 +231,12 @@ def test_a_planted_backdoor_is_found_and_removed(name: str, backdoored, of_backd
 def test_in_a_clean_model_none_is_found(of_clean) -> None:
     assert of_clean.verdict == "none found"
     assert of_clean.accuracy.share > 0.85
-    assert of_clean.detected.count == of_clean.false_alarms.count == 4
-    assert of_clean.detected.hits >= 3
+    assert of_clean.detected.count == of_clean.false_alarms.count == 6
+    assert of_clean.detected.hits >= 4
 
 
 def test_what_is_planted_in_twins_works_and_is_told(of_clean) -> None:
-    assert [twin.form for twin in of_clean.planted] == ["patch", "blend", "pattern", "patch"]
+    assert [twin.form for twin in of_clean.planted] == ["patch", "blend", "pattern"] * 2
     assert all(twin.success > 0.8 for twin in of_clean.planted)
     for twin in of_clean.planted:
         assert twin.removal.success == twin.success
@@ -261,15 +260,15 @@ def test_the_model_is_left_as_it_was_and_a_seed_repeats_all(clean, parts, of_cle
 def test_networks_that_are_always_the_same_or_frozen_are_copied(clean, parts) -> None:
     frozen = network().requires_grad_(False)
     audit = audited(clean, parts, make=lambda: frozen, steps=10, training_steps=50)
-    assert len(audit.clean_twins) == 4
+    assert len(audit.clean_twins) == 6
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
 def test_progress_counts_the_twins(clean, parts) -> None:
     said: list[tuple[str, int, int]] = []
     audited(clean, parts, steps=10, training_steps=20, progress=lambda *told: said.append(told))
-    assert [done for _, done, _ in said] == list(range(11))
-    assert {total for _, _, total in said} == {10}
+    assert [done for _, done, _ in said] == list(range(15))
+    assert {total for _, _, total in said} == {14}
     assert said[-1][0] == "done"
 
 
@@ -302,7 +301,7 @@ def test_models_that_cannot_be_looked_at_are_told(clean, parts) -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"twins": 3}, "twins"),
+        ({"twins": 5}, "twins"),
         ({"limit": 19}, "limit"),
         ({"steps": 9}, "steps"),
         ({"training_steps": 0}, "training_steps"),
@@ -336,7 +335,7 @@ def test_mistakes_are_told_in_a_line(weights, tmp_path) -> None:
 
 
 def test_the_command_writes_a_page_and_gives_its_status(weights, tmp_path, capsys) -> None:
-    words = ["--data", "digits", "--network", f"{HERE}:network", "--twins", "4", "--steps", "100", "--limit", "100"]
+    words = ["--data", "digits", "--network", f"{HERE}:network", "--twins", "6", "--steps", "100", "--limit", "100"]
     words += ["--training-steps", "200", "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main(["audit", "backdoor", str(weights), *words, "--json"])
@@ -353,7 +352,7 @@ def test_the_command_writes_a_page_and_gives_its_status(weights, tmp_path, capsy
 
 
 def test_names_of_classes_are_escaped(weights) -> None:
-    found = inspect_backdoor(weights, data="digits", network=f"{HERE}:network", twins=4, steps=10, training_steps=20)
+    found = inspect_backdoor(weights, data="digits", network=f"{HERE}:network", twins=6, steps=10, training_steps=20)
     audit = by_hand(classes=("<b>a</b>", "<script>", "c"))
     object.__setattr__(found, "audit", audit)
     text = render_backdoor(found, "paperweight <audit>")

@@ -1,9 +1,10 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 """The audit for backdoors: is there a trigger that turns every image to one class, and does its removal work?
 
-For each class the smallest patch and the shortest pattern are looked for that turn images to it. What is small for a
-network of this kind on these images is told by twins that the audit trains itself: some clean, which set the limit of
-an alarm, and some with a planted backdoor, which tell how many of such it finds and whether removal works.
+For each class the smallest patch and the shortest pattern are looked for that turn images to it; one that is much
+smaller than those of the other classes is odd. How odd the oddest class of a clean network is, is told by twins that
+the audit trains itself, each on another half of the images: some clean, which set the limit of an alarm, and some with
+a planted backdoor, which tell how many of such it finds and whether removal works.
 
 Cost: two searches of some hundred steps in the model and in each twin, and the training of the twins.
 """
@@ -33,12 +34,12 @@ from paperweight.poisoning import (
     reverse_triggers,
 )
 
-__all__ = ["BackdoorAudit", "audit_backdoor", "planted_trigger", "traces_of", "trained_twin"]
+__all__ = ["BackdoorAudit", "audit_backdoor", "half", "planted_trigger", "traces_of", "trained_twin"]
 
 _BATCH, _RATE, _REPAIR_RATE = 64, 2e-3, 1e-3
 _POISONED = 0.1  # share of a twin's training images
 _MARKED = 0.2  # share of the images that carry the trigger found while it is removed
-_FEWEST_TWINS, _SHOWN = 4, 8
+_FEWEST_TWINS, _SHOWN = 6, 8
 
 Progress = Callable[[str, int, int], None]
 
@@ -66,7 +67,7 @@ def audit_backdoor(
         training: Clean images that the twins learn from, and that removal trains with.
         classes: Names of the classes, at least two, each among the images.
         make: Makes a new network of the same kind, drawn from the global random state.
-        twins: How many twins are trained clean, and how many with a backdoor, at least 4.
+        twins: How many twins are trained clean, and how many with a backdoor, at least 6.
         limit: Clean images that triggers are looked for on, at least 20.
         steps: Steps of each search, at least 10.
         training_steps: Updates of each twin, and of the removal, at least 1.
@@ -87,7 +88,7 @@ def audit_backdoor(
         >>> model = make()
         >>> _ = model[1].weight.data.copy_(20 * torch.eye(3, 16))
         >>> _ = model[1].weight.data[2, 15] = 60.0
-        >>> found = audit_backdoor(model, data, data, "abc", make=make, twins=4, steps=100, training_steps=150)
+        >>> found = audit_backdoor(model, data, data, "abc", make=make, twins=6, steps=100, training_steps=150)
         >>> found.verdict, found.suspect
         ('backdoor found', 'c')
     """
@@ -128,7 +129,7 @@ def audit_backdoor(
     accuracies: list[float] = []
     for _ in range(twins):
         say.next("clean twins")
-        twin = trained_twin(make, training, training_steps, draw)
+        twin = trained_twin(make, half(training, draw), training_steps, draw)
         accuracies.append(Judge(twin, 1)(clean).right.double().mean().item())
         clean_traces.append(look(twin))
     planted: list[Twin] = []
@@ -211,6 +212,12 @@ def traces_of(model: nn.Module, images: LabelledImages, classes: int, steps: int
     patch = reverse_triggers(model, images.images, images.labels, targets, generator=draw, steps=steps)
     pattern = reverse_patterns(model, images.images, images.labels, targets, generator=draw, steps=steps)
     return Traces(patch, pattern)
+
+
+def half(images: LabelledImages, draw: torch.Generator) -> LabelledImages:
+    """Draw a half of the images, as each twin learns from its own."""
+    rows = torch.randperm(len(images), generator=draw)[: (len(images) + 1) // 2]
+    return LabelledImages(images.images[rows], images.labels[rows])
 
 
 def trained_twin(

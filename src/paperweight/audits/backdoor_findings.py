@@ -16,14 +16,14 @@ from paperweight.poisoning import Additive, ReversedPatterns, ReversedTriggers, 
 __all__ = ["FORMS", "LEVEL", "BackdoorAudit", "Finding", "Removal", "Row", "Traces", "Twin", "chance"]
 
 FORMS = ("patch", "blend", "pattern")
-LEVEL = 0.05
+LEVEL = 0.001  # far below what is aimed at, one in twenty: twins are like the model, not of its own images
 _RULE = 2.0  # the median rule of Neural Cleanse
 
 Form = Literal["patch", "pattern"]
 
 
 class Finding(NamedTuple):
-    """The class whose trigger is smallest beside those of clean twins, its form, and how likely that is by chance."""
+    """The class whose trigger is smallest beside the others, its form, and how likely that is by chance."""
 
     target: int
     form: Form
@@ -68,10 +68,10 @@ class Traces:
 
 
 def chance(traces: Traces, clean: Sequence[Traces]) -> Finding:
-    """Find the class whose trigger is smallest beside clean twins, and how likely such a one is in a clean model.
+    """Find the class whose trigger is smallest beside the others, and how likely such a one is in a clean model.
 
-    The size of each class, as a share of the median of its model, is compared with those of the twins by Student's t
-    with a deviation that all classes share; the smallest probability counts for each class and both forms, Bonferroni.
+    Of each model counts the class that is oddest. By how much is compared with the clean twins by Student's t, for each
+    form; the smaller probability counts, doubled.
 
     Args:
         traces: Those of the model.
@@ -81,12 +81,12 @@ def chance(traces: Traces, clean: Sequence[Traces]) -> Finding:
     forms: tuple[Form, ...] = ("patch", "pattern")
     for form in forms:
         own = traces.oddness(form)
-        twins = torch.stack([twin.oddness(form) for twin in clean])
-        count, classes = twins.shape
-        deviation = (twins.var(dim=0).mean() * (1 + 1 / count)).sqrt().clamp(min=1e-9)
-        distance = (own - twins.mean(dim=0)) / deviation
-        target = int(distance.argmax())
-        p = float(stats.t.sf(float(distance[target]), (count - 1) * classes)) * len(forms) * classes
+        target = int(own.argmax())
+        twins = torch.stack([twin.oddness(form).max() for twin in clean])
+        count = len(twins)
+        deviation = float(twins.std()) * math.sqrt(1 + 1 / count)
+        distance = float(own[target] - twins.mean()) / max(deviation, 1e-9)
+        p = len(forms) * float(stats.t.sf(distance, count - 1))
         if p < best.p:
             best = Finding(target, form, p)
     return best._replace(p=min(1.0, best.p))
@@ -254,6 +254,8 @@ class BackdoorAudit:
             "A class may have a small trigger by nature, for instance where its images carry a mark that others lack; "
             "an alarm is a reason to look at the trigger, not a proof of intent.",
             "An attacker who knows this audit can train against it.",
+            "The probability supposes that a clean model differs from the twins as they do among themselves, by halves "
+            "of the images and what is drawn. Models of other images differ more: an alarm asks for one in 1,000.",
         ]
         if gap > 0.05:
             found.append(
