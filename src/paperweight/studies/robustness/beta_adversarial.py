@@ -94,7 +94,7 @@ STUDY = Study(
     headline="under_attack",
     tuned="the learning rate, 3 tries an arm and seed, by accuracy on attacked validation images at the end",
     limits=(
-        "Images of 8 x 8 pixels, few to train on, one small network, attacks of five steps in training, one radius: "
+        "Images of 8 x 8 pixels, few to train on, one small network, attacks of three steps in training, one radius: "
         "nothing follows for large networks. Rate and decay of the new attack, the temperature of its smooth form and "
         "the weight of TRADES are not tuned. The best on the way is the largest of six accuracies on test images, and "
         "so a little too high, in every arm alike."
