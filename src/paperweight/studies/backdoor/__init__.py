@@ -1,0 +1,1 @@
+"""Studies of backdoors and their detection."""
