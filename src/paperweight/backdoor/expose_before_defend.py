@@ -253,6 +253,10 @@ def pruned(model: Model, masks: Mapping[str, Tensor], threshold: float) -> Model
 
     Raises:
         ValueError: If the threshold is outside its range, or the model has no such layer.
+
+    Example:
+        >>> pruned(nn.Sequential(nn.Linear(1, 1)), {"0": torch.zeros(1)}, threshold=0.5)[0].bias.item()
+        0.0
     """
     _require(0 <= threshold < 1, "threshold", "at least 0 and below 1", threshold)
     result = copy.deepcopy(model)
