@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scipy import stats
+from tests.backdoor.test_umd import CYCLE, SOME_TO_SOME, Planted, class_images
 from torch import Tensor, nn
 
 from paperweight.audits.backdoor import audit_backdoor
 from paperweight.audits.backdoor_findings import BackdoorAudit, Finding, Removal, Traces, Twin, chance
 from paperweight.audits.backdoor_inspection import inspect_backdoor
+from paperweight.audits.backdoor_pairs import PairFinding, pair_findings
 from paperweight.cli import main
 from paperweight.data import LabelledImages, load_images
 from paperweight.errors import InputError
@@ -117,6 +119,7 @@ def by_hand(**given) -> BackdoorAudit:
         "removal": Removal(0.9, 0.88, 1.0, 0.2),
         "clean_twins": clean,
         "clean_accuracies": (0.9,) * 6,
+        "pairs": (),
         "planted": (planted(2), planted(1), planted(0), planted(0, found=Finding(0, "patch", 0.5))),
         "images": {"clean images": torch.zeros(1, 1, 2, 2)},
         "cpu_seconds": 1.0,
@@ -151,6 +154,21 @@ def test_what_limits_an_audit_is_told() -> None:
     assert "less alike" in by_hand(clean_accuracies=(0.7,) * 6).limits()[4]
 
 
+def pair_finding(score: float, *pairs: tuple[int, int]) -> PairFinding:
+    return PairFinding(form="pattern", score=score, threshold=3.0, pairs=pairs)
+
+
+def test_pairs_that_share_a_trigger_are_an_alarm_too() -> None:
+    quiet = Finding(1, "pattern", 0.4)
+    audit = by_hand(found=quiet, pairs=(pair_finding(2.9, (0, 1)), pair_finding(3.1, (1, 2), (2, 0))))
+    assert audit.verdict == "backdoor found"
+    assert "Pairs of classes share a small trigger: b to c, c to a." in audit.in_words()
+    assert [each["alarm"] for each in audit.record()["pairs"]] == [False, True]
+    assert not by_hand(found=quiet, pairs=(pair_finding(2.9, (0, 1)),)).alarm
+    assert "No pairs of classes share a small one." in by_hand(pairs=(pair_finding(2.9, (0, 1)),)).in_words()
+    assert "Pairs of classes were not looked at." in by_hand().in_words()
+
+
 def test_of_two_classes_there_is_no_index() -> None:
     two = traces(torch.tensor([0.1, 0.2]), torch.tensor([0.5, 0.5]))
     assert by_hand(classes=("a", "b"), traces=two, found=Finding(0, "patch", 0.5)).index.tolist() == [0, 0]
@@ -169,7 +187,7 @@ TRIGGERS = {
 }
 
 
-def trained(training: LabelledImages, seed: int = 0) -> MLP:
+def trained(training: LabelledImages, seed: int = 0, steps: int = 300) -> MLP:
     torch.manual_seed(seed)
     made = network()
     fit_classifier(
@@ -177,7 +195,7 @@ def trained(training: LabelledImages, seed: int = 0) -> MLP:
         torch.optim.AdamW(made.parameters(), lr=2e-3),
         training.images,
         training.labels,
-        steps=300,
+        steps=steps,
         batch_size=64,
         generator=torch.Generator().manual_seed(seed),
     )
@@ -228,7 +246,26 @@ def test_a_planted_backdoor_is_found_and_removed(name: str, backdoored, of_backd
     assert audit.removal.accuracy_after > audit.removal.accuracy - 0.05
 
 
+@pytest.mark.parametrize(("targets", "alarm"), [(CYCLE, True), (SOME_TO_SOME, True), ({}, False)])
+def test_a_trigger_that_turns_classes_to_others_is_found(targets: dict[int, int], alarm: bool) -> None:
+    """Planted by hand: the last pixel sends what shows a source to its target."""
+    images, labels = class_images()
+    found = pair_findings(Planted(targets), LabelledImages(images, labels), 6)
+    assert [each.form for each in found] == ["patch", "pattern"]
+    assert found[1].alarm == alarm
+    if alarm:
+        assert set(found[1].pairs) == set(targets.items())
+
+
+def test_pairs_are_not_looked_at_in_few_images_or_two_classes(clean, parts) -> None:
+    few = LabelledImages(parts[0].images[:60], parts[0].labels[:60])
+    assert pair_findings(clean, few, 10) == ()
+    two = parts[0].labels < 2
+    assert pair_findings(clean, LabelledImages(parts[0].images[two], parts[0].labels[two]), 2) == ()
+
+
 def test_in_a_clean_model_none_is_found(of_clean) -> None:
+    assert len(of_clean.pairs) == 2
     assert of_clean.verdict == "none found"
     assert of_clean.accuracy.share > 0.85
     assert of_clean.detected.count == of_clean.false_alarms.count == 6
@@ -267,8 +304,8 @@ def test_networks_that_are_always_the_same_or_frozen_are_copied(clean, parts) ->
 def test_progress_counts_the_twins(clean, parts) -> None:
     said: list[tuple[str, int, int]] = []
     audited(clean, parts, steps=10, training_steps=20, progress=lambda *told: said.append(told))
-    assert [done for _, done, _ in said] == list(range(15))
-    assert {total for _, _, total in said} == {14}
+    assert [done for _, done, _ in said] == list(range(16))
+    assert {total for _, _, total in said} == {15}
     assert said[-1][0] == "done"
 
 

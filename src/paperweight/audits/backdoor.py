@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from paperweight.audits.backdoor_findings import FORMS, BackdoorAudit, Removal, Traces, Twin, chance
+from paperweight.audits.backdoor_pairs import pair_findings
 from paperweight.audits.robustness_asking import Judge, differentiable, differs
 from paperweight.data import LabelledImages
 from paperweight.errors import InputError
@@ -101,7 +102,7 @@ def audit_backdoor(
     torch.manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
     started = time.process_time()
-    say = _Stages(progress, 2 * twins + 2)
+    say = _Stages(progress, 2 * twins + 3)
     say.next("the model itself")
     if differs(model, clean.images[:2]):
         raise InputError("the model gives other answers when it is asked again; give one that is not random")
@@ -125,6 +126,8 @@ def audit_backdoor(
         return traces_of(one, first, len(classes), steps, draw)
 
     traces = look(model)
+    say.next("pairs of classes")
+    pairs = pair_findings(model, clean, len(classes))
     clean_traces: list[Traces] = []
     accuracies: list[float] = []
     for _ in range(twins):
@@ -183,6 +186,7 @@ def audit_backdoor(
         clean_twins=tuple(clean_traces),
         clean_accuracies=tuple(accuracies),
         planted=tuple(planted),
+        pairs=pairs,
         images={
             "clean images": first.images[:_SHOWN],
             "with the patch found": traces.trigger(found, "patch")(first.images[:_SHOWN]),

@@ -4,12 +4,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from scipy import stats
 from torch import Tensor
 
+from paperweight.audits.backdoor_pairs import Form, PairFinding
 from paperweight.audits.erasure_findings import Rate
 from paperweight.poisoning import Additive, ReversedPatterns, ReversedTriggers, Trigger, anomaly_index
 
@@ -18,8 +19,6 @@ __all__ = ["FORMS", "LEVEL", "BackdoorAudit", "Finding", "Removal", "Row", "Trac
 FORMS = ("patch", "blend", "pattern")
 LEVEL = 0.001  # far below what is aimed at, one in twenty: twins are like the model, not of its own images
 _RULE = 2.0  # the median rule of Neural Cleanse
-
-Form = Literal["patch", "pattern"]
 
 
 class Finding(NamedTuple):
@@ -154,6 +153,7 @@ class BackdoorAudit:
         clean_twins: The triggers found in each clean twin.
         clean_accuracies: Share of clean images that each of these gets right.
         planted: The twins with a backdoor.
+        pairs: What UMD finds between pairs of classes, for each form; empty where it has too few images or classes.
         images: Caption to images, (N, C, H, W), in [0, 1].
         cpu_seconds: Computing time of all of it.
     """
@@ -166,6 +166,7 @@ class BackdoorAudit:
     clean_twins: tuple[Traces, ...]
     clean_accuracies: tuple[float, ...]
     planted: tuple[Twin, ...]
+    pairs: tuple[PairFinding, ...]
     images: Mapping[str, Tensor] = field(repr=False)
     cpu_seconds: float
 
@@ -176,8 +177,8 @@ class BackdoorAudit:
 
     @property
     def alarm(self) -> bool:
-        """Whether a trigger is smaller than chance explains, by the clean twins."""
-        return self.found.p < LEVEL
+        """Whether a trigger is smaller than chance explains, by the clean twins, or shared by pairs of classes."""
+        return self.found.p < LEVEL or any(each.alarm for each in self.pairs)
 
     @property
     def verdict(self) -> str:
@@ -231,26 +232,36 @@ class BackdoorAudit:
             f"Of {self.detected.count} twins with a planted backdoor {self.detected.hits} are found, of "
             f"{self.false_alarms.count} clean ones {self.false_alarms.hits} would be called backdoored."
         )
-        if not self.alarm:
+        if self.found.p >= LEVEL:
             return (
                 f"No class has a trigger that is smaller than chance explains (p {odds}; the oddest is {self.suspect}, "
-                f"{size}). {twins}"
+                f"{size}). {self._of_pairs()} {twins}"
             )
         removal = self.removal
         return (
             f"{turned:.0%} of images of other classes turn to {self.suspect} by {size}, which is smaller beside the "
-            f"other classes than clean models of this kind explain (p {odds}). {twins} Training further with that "
-            f"trigger and right labels leaves it {removal.success_after:.0%} of the images; accuracy goes from "
-            f"{removal.accuracy:.1%} to {removal.accuracy_after:.1%}."
+            f"other classes than clean models of this kind explain (p {odds}). {self._of_pairs()} {twins} "
+            f"Training further with that trigger and right labels leaves it {removal.success_after:.0%} of the "
+            f"images; accuracy goes from {removal.accuracy:.1%} to {removal.accuracy_after:.1%}."
         )
+
+    def _of_pairs(self) -> str:
+        """Say what pairs of classes share a trigger."""
+        found = [each for each in self.pairs if each.alarm]
+        if not found:
+            return "No pairs of classes share a small one." if self.pairs else "Pairs of classes were not looked at."
+        named = {pair: None for each in found for pair in each.pairs}
+        told = ", ".join(f"{self.classes[source]} to {self.classes[target]}" for source, target in list(named)[:10])
+        return f"Pairs of classes share a small trigger: {told}{', ...' if len(named) > 10 else ''}."
 
     def limits(self) -> tuple[str, ...]:
         """Return what cannot be concluded, in sentences."""
         mean = sum(self.clean_accuracies) / len(self.clean_accuracies)
         gap = abs(self.accuracy.share - mean)
         found = [
-            "It looks for one trigger that turns images of all other classes to one, a patch or a pattern that is "
-            "added. Triggers that turn each class to another, that warp or that differ by image are not looked for.",
+            "It looks for one trigger that is the same for all images, a patch or a pattern that is added: one that "
+            "turns all other classes to one, beside twins, and one that turns classes to others, by UMD without twins. "
+            "Triggers that warp or differ by image are not looked for.",
             "A class may have a small trigger by nature, for instance where its images carry a mark that others lack; "
             "an alarm is a reason to look at the trigger, not a proof of intent.",
             "An attacker who knows this audit can train against it.",
@@ -292,6 +303,16 @@ class BackdoorAudit:
             },
             "index": [float(each) if math.isfinite(float(each)) else None for each in self.index],
             "called_by_the_median_rule": bool((self.index > _RULE).any()),
+            "pairs": [
+                {
+                    "form": each.form,
+                    "score": each.score,
+                    "threshold": each.threshold,
+                    "alarm": each.alarm,
+                    "pairs": [[self.classes[source], self.classes[target]] for source, target in each.pairs],
+                }
+                for each in self.pairs
+            ],
             "removal": self.removal._asdict(),
             "detected": self.detected.record(),
             "false_alarms": self.false_alarms.record(),
