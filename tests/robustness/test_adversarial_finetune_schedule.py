@@ -33,8 +33,8 @@ def constant(optimizer):
 
 CONTRACT = {
     "SlowStartFastDecay": ScheduleSubject(
-        make=partial(SlowStartFastDecay, steps=12, base_lr=0.01, max_lr=1.0, warm=0.5),
-        values={0: 0.01, 3: 0.505, 6: 1.0, 9: 0.1, 12: 0.01},
+        make=partial(SlowStartFastDecay, steps=12, base_lr=0.01, max_lr=1.0, warm=1 / 3),
+        values={0: 0.01, 2: 0.505, 4: 1.0, 8: 0.1, 12: 0.01},
         bad=BAD,
         null=partial(SlowStartFastDecay, steps=12, base_lr=0.1, max_lr=0.1),
         baseline=constant,
