@@ -77,9 +77,11 @@ STUDY = Study(
     ),
     limits=(
         "Small images, one small perceptron, few images to train on, short training on paths of few steps: nothing "
-        "follows for deep networks or long training. Region, distance and labels are reconstructed from the abstract."
+        "follows for deep networks or long training. Region, distance and labels are reconstructed from the abstract. "
+        "Weighed before on the first 12 of these seeds, with a third more steps, which could not decide: +0.016, of an "
+        "interval from -0.001 to 0.035."
     ),
-    seeds=12,
+    seeds=24,
 )
 
 
@@ -87,7 +89,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
     """Train with each rate; report what the best on attacked validation images withstands on test images."""
     plan = arm.make
     task = small_images(setting, smoke=(100, 50, 50), desk=(600, 600, 3_000), gpu=(20_000, 2_000, 10_000))
-    steps, ascent = setting.pick(smoke=6, desk=240, gpu=10_000), setting.pick(smoke=2, desk=4, gpu=10)
+    steps, ascent = setting.pick(smoke=6, desk=180, gpu=10_000), setting.pick(smoke=2, desk=4, gpu=10)
     attack = RegionalAttack(_RADIUS, steps=ascent, step=2.5 * _RADIUS / ascent, region=plan.region)
 
     def train(rate: float) -> Trained:
@@ -109,7 +111,7 @@ def run(arm: Arm[_Plan], setting: Setting) -> Outcome:
 
     tuned = tune(_RATES, train, validated, better="higher")
     best, test = tuned.best.model, task.data.test
-    starts, (few, queries) = setting.pick(smoke=(1, (20, 10)), desk=(3, (400, 150)), gpu=(5, (1_000, 1_000)))
+    starts, (few, queries) = setting.pick(smoke=(1, (20, 10)), desk=(2, (400, 100)), gpu=(5, (1_000, 1_000)))
     strong = partial(withstood, setting, best, radius=_RADIUS, starts=starts)
     found = strong(test)
     return task.outcome(
