@@ -41,8 +41,8 @@ FAULTS = (
     ),
     Fault(
         "shared errors of a cut entry stay",
-        "torch.where(cut, torch.zeros_like(slope), slope) * values.errors",
         "slope * values.errors",
+        "slope.where(~cut, 1) * values.errors",
         part="_zonotope",
     ),
     Fault(

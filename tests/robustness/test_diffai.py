@@ -76,6 +76,8 @@ def with_statistics(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     model.train()
     for number in range(5):
         model(uniform(16, *shape, seed=number))
+    for number, part in enumerate(each for each in model.modules() if isinstance(each, nn.BatchNorm2d)):
+        part.weight.data.copy_(normal(len(part.weight), seed=number))
     return model.eval()
 
 
@@ -248,6 +250,7 @@ def test_errors_made_on_one_branch_alone_are_kept_apart():
     found = propagate(Branches(), values)
     assert len(found.ids) == len(set(found.ids)) == 3 + 2 + 1
     torch.testing.assert_close(found.errors[:3], 3 * values.errors)
+    assert (found.errors[3:].abs().sum(dim=(1, 2)) > 0).all()
     torch.testing.assert_close(found.radius(), 3 * values.radius())
 
 

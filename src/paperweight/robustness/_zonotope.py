@@ -131,7 +131,7 @@ def hybrid_relu(values: HybridZonotope) -> HybridZonotope:
     return HybridZonotope(
         torch.where(cut, half, slope * values.center + offset),
         torch.where(cut, half, slope * values.box + offset),
-        torch.where(cut, torch.zeros_like(slope), slope) * values.errors,
+        slope * values.errors,
         values.ids,
     )
 
