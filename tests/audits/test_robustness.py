@@ -125,6 +125,7 @@ def by_hand(**given) -> RobustnessAudit:
         "by_radius": {0.1: held, 1.0: count < 0},
         "single": count < 60,
         "flat": count < 0,
+        "proved": count < 5,
         "random": False,
         "distance": 1.0,
         "calibration": {"clean": 0.1, "sketch": 0.1, "blur": 0.1, "attacked": 0.5},
@@ -306,6 +307,23 @@ def test_the_model_is_left_as_it_was_and_a_seed_repeats_all(model, parts, sound)
     assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
     mine, other = again.record(), sound.record()
     assert {**mine, "cpu_seconds": 0} == {**other, "cpu_seconds": 0}
+
+
+def test_what_is_proved_is_right_after_every_attack(sound, model, parts) -> None:
+    assert sound.proved.shape == sound.flat.shape
+    near = audited(model, parts, radius=0.004)
+    assert 0 < near.proved.sum() < len(near.proved)
+    assert not (near.proved & ~near._held("any")).any()
+    assert near.record()["proved"]["hits"] == near.proved.sum()
+    assert f"of {near.proved.sum()} it is proved" in near.in_words()
+
+
+@pytest.mark.parametrize("mask", [Quantised, Saturated, Noisy])
+def test_where_bounds_cannot_pass_nothing_is_proved(mask, model, parts) -> None:
+    found = audited(mask(model), parts, limit=20, steps=2, queries=5, training_steps=10)
+    assert found.proved is None
+    assert found.record()["proved"] is None
+    assert "not proved" in found.in_words()
 
 
 def test_norm_2(model, parts) -> None:

@@ -29,6 +29,7 @@ from paperweight.errors import InputError
 from paperweight.loops import fit_classifier
 from paperweight.robustness.data_budget import ShiftSuite, average_robustness
 from paperweight.robustness.defensive_distillation import CarliniWagnerL2
+from paperweight.robustness.diffai import verify
 
 __all__ = ["RobustnessAudit", "audit_robustness"]
 
@@ -200,6 +201,7 @@ def audit_robustness(
         by_radius=by_radius,
         single=single,
         flat=flat(steep, first),
+        proved=None if random else _proved(model, first, radius),
         random=random,
         distance=median_distance(model, first.images[few], first.labels[few], near),
         calibration={
@@ -265,6 +267,14 @@ def _references(
         shares = [judge(each).right.double().mean().item() for each in shifted.values()]
         found.append(Reference(images, judge(test).right.double().mean().item(), average_robustness(shares).item()))
     return tuple(found)
+
+
+def _proved(model: nn.Module, data: LabelledImages, radius: float) -> Tensor | None:
+    """Tell of which images bounds prove that they stay right; None where bounds cannot pass through the model."""
+    try:
+        return verify(model, data.images, data.labels, radius)
+    except (InputError, RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        return None
 
 
 def _visible(changes: Tensor) -> Tensor:

@@ -74,6 +74,8 @@ class RobustnessAudit:
             radius is the whole range.
         single: Which are right after a single step of the whole radius.
         flat: Of which images the gradient of the margin is zero or not finite, bool.
+        proved: Of which of these images interval bounds prove that no change of the radius makes them wrong, bool; None
+            where bounds cannot pass through the model.
         random: Whether the model answers otherwise when it is asked again.
         distance: Median distance, in norm 2, of the nearest image found that is taken for another class; of images
             that were right. Infinite where fewer than half were changed.
@@ -93,6 +95,7 @@ class RobustnessAudit:
     by_radius: Mapping[float, Tensor]
     single: Tensor
     flat: Tensor
+    proved: Tensor | None
     random: bool
     distance: float
     calibration: Mapping[str, float]
@@ -221,7 +224,8 @@ class RobustnessAudit:
             f"{self.average:.0%} of shifted ones; the worst shift is {self.worst_shift}, with "
             f"{rate(self.shifted[self.worst_shift]).share:.0%}.",
             self._effectively(),
-            f"Of {held.count} images {_percent(held)} are right after every attack by changes of at most {size}.",
+            f"Of {held.count} images {_percent(held)} are right after every attack by changes of at most {size}"
+            + (". Whether any is safe is not proved." if self.proved is None else f"; {self._proved}."),
         ]
         if self.alarm:
             parts.append(
@@ -239,12 +243,18 @@ class RobustnessAudit:
             f"that were trained for comparison, which lie up to {100 * self.scatter:.1f} points off it themselves."
         )
 
+    @property
+    def _proved(self) -> str:
+        found = None if self.proved is None else rate(self.proved)
+        return "" if found is None else f"of {found.hits} it is proved that no such change makes them wrong"
+
     def limits(self) -> tuple[str, ...]:
         """Return what cannot be concluded, in sentences."""
         tried = len(self.flat)
         found = [
             f"Attacks were tried on {tried} images, and stronger ones exist: what is right after them all is an upper "
-            "bound of what is safe, not a certificate.",
+            "bound of what is safe. What is proved, by interval bounds, is a lower one, and far too low for a network "
+            "that was not trained for it.",
             "Shifts are computed from the test images, as stand-ins for pictures that others took; what holds for "
             "them need not hold for another camera. Hard images are those that a small model gets wrong.",
             "No alarm does not prove that gradients are sound; the alarm looks for four signs, each of more than one "
@@ -287,6 +297,7 @@ class RobustnessAudit:
             "by_radius": {f"{radius:g}": rate(right).record() for radius, right in self.by_radius.items()},
             "single_step": rate(self.single).record(),
             "zero_gradients": rate(self.flat).record(),
+            "proved": None if self.proved is None else rate(self.proved).record(),
             "random": self.random,
             "median_distance": self.distance if math.isfinite(self.distance) else None,
             "calibration": dict(self.calibration),
