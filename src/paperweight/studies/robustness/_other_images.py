@@ -15,11 +15,12 @@ GRID = 4
 """Patches along each side of an image."""
 
 
-def halves(task: Classification) -> tuple[Classification, Tensor]:
+def halves(task: Classification, labelled: int) -> tuple[Classification, Tensor]:
     """Return the task of the first half of the classes, and the training images of the others.
 
     Args:
         task: A task of at least 4 classes.
+        labelled: How many of the training images of its classes are kept at most.
 
     Raises:
         InputError: If it has fewer.
@@ -34,6 +35,8 @@ def halves(task: Classification) -> tuple[Classification, Tensor]:
 
     data = task.data
     parts = {name: part(getattr(data, name)) for name in ("train", "validation", "test")}
+    few = parts["train"]
+    parts["train"] = LabelledImages(few.images[:labelled], few.labels[:labelled])
     others = task.train.images[task.train.labels >= kept]
     return replace(task, data=replace(data, **parts, classes=data.classes[:kept])), others
 
