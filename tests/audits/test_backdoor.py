@@ -260,6 +260,7 @@ def test_a_trigger_that_turns_classes_to_others_is_found(targets: dict[int, int]
 def test_pairs_are_not_looked_at_in_few_images_or_two_classes(clean, parts) -> None:
     few = LabelledImages(parts[0].images[:60], parts[0].labels[:60])
     assert pair_findings(clean, few, 10) == ()
+    assert pair_findings(clean, parts[0], 21) == ()
     two = parts[0].labels < 2
     assert pair_findings(clean, LabelledImages(parts[0].images[two], parts[0].labels[two]), 2) == ()
 

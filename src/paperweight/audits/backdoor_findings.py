@@ -153,7 +153,7 @@ class BackdoorAudit:
         clean_twins: The triggers found in each clean twin.
         clean_accuracies: Share of clean images that each of these gets right.
         planted: The twins with a backdoor.
-        pairs: What UMD finds between pairs of classes, for each form; empty where it has too few images or classes.
+        pairs: What UMD finds between pairs of classes, for each form; empty where images are too few, or classes.
         images: Caption to images, (N, C, H, W), in [0, 1].
         cpu_seconds: Computing time of all of it.
     """

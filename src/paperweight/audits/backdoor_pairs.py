@@ -16,6 +16,7 @@ from paperweight.nets import evaluating
 __all__ = ["PairFinding", "pair_findings"]
 
 _CHUNK = 256
+_MOST_CLASSES = 20  # of which there are 380 pairs
 _EACH = 10  # images of each class
 _STEPS = 100  # of a search for a patch
 _LEVEL = 0.999
@@ -47,17 +48,19 @@ class PairFinding:
 
 
 def pair_findings(model: nn.Module, clean: LabelledImages, classes: int) -> tuple[PairFinding, ...]:
-    """Ask UMD for both forms of triggers; not of two classes, nor where it has too few images of a class.
+    """Ask UMD for both forms of triggers; not of two classes or more than 20, nor where a class has too few images.
 
     Args:
         model: Maps images in [0, 1] to logits.
         clean: Clean images and their labels.
         classes: Number of classes.
     """
+    if not 3 <= classes <= _MOST_CLASSES:
+        return ()
     with evaluating(model), torch.no_grad():
         seen = torch.cat([model(part).argmax(dim=1) for part in clean.images.split(_CHUNK)])
     right = clean.labels[seen == clean.labels]
-    if classes < 3 or int(torch.bincount(right, minlength=classes).min()) < _EACH:
+    if int(torch.bincount(right, minlength=classes).min()) < _EACH:
         return ()
     found: list[PairFinding] = []
     forms: tuple[tuple[Form, Callable[..., PairTriggers]], ...] = (
