@@ -14,7 +14,7 @@ from paperweight.bench.engine import LocalEngine, default_jobs
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.trial import FINISHED, TrialSpec
 from paperweight.catalogue import FIELDS, entries, nearest, object_hash
-from paperweight.data import source_hash
+from paperweight.data import is_embedded, source_hash
 from paperweight.errors import InputError
 from paperweight.files import expanded
 from paperweight.processes import GuardedProcess
@@ -96,6 +96,8 @@ def screen(
     named = sorted({name for name in recipes if ":" in name})
     own += [object_hash(name, "with") for name in named]
     is_table = target is not None or str(data).lower().endswith(".csv")
+    if is_table and is_embedded(data):
+        raise InputError(f"target must be left out for images, which {data} holds; it names the column of a table")
     shared = ScreenData(
         train=_TRAIN,
         used=_TRAIN,
