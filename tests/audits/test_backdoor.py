@@ -386,6 +386,7 @@ def test_the_command_writes_a_page_and_gives_its_status(weights, tmp_path, capsy
     assert not re.findall(r"(?:src|href)=[\"'](?!https://|data:|#)", text)
     assert "<script" not in text
     assert text.count("<svg") == 2
+    assert "mathdefault" not in text  # ticks of a logarithmic axis as plain numbers
     assert told["command"] in text.replace("&#39;", "'")
 
 

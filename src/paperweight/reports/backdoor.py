@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from paperweight.audits.backdoor_findings import BackdoorAudit, Form
 from paperweight.audits.backdoor_inspection import BackdoorInspection
@@ -70,7 +71,14 @@ def _sizes_figure(audit: BackdoorAudit, form: Form, words: str) -> str:
             odd = audit.alarm and number == audit.found.target
             axes.scatter([float(sizes[number])], [place], color=colour(2 if odd else 0), s=44, marker="D", zorder=3)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(range(len(shown)), [brief(audit.classes[number], 18) for number in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_title(title(words, 44))
     return svg(figure, f"{words}, by class, in the model and in clean twins", form)
+
+
+def _plain(value: float, place: int | None) -> str:
+    return f"{value:g}"
