@@ -374,6 +374,48 @@ def test_in_train_mode_batch_norm_takes_the_statistics_of_the_centers():
     torch.testing.assert_close(model[1].running_var, again[1].running_var)
 
 
+class Viewed(nn.Module):
+    """Flattens images as many networks do, by the number of examples."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.first, self.head = nn.Conv2d(1, 2, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        if self.way == "view":
+            return self.head(x.view(x.size(0), -1))
+        return self.head(x.reshape((x.size(0), 8)) if self.way == "shape" else x.flatten(start_dim=1))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_ways_to_flatten_are_one(shared):
+    inputs = uniform(4, 1, 4, 4)
+    found = [
+        propagate(made(Viewed, way), ball(inputs, 0.1, shared=shared)).bounds() for way in ("flatten", "view", "shape")
+    ]
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
+class Scaled(nn.Module):
+    """Adds what is not the sum of the two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, x, alpha=-3)
+
+
+class Padded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (1, 1), value=-1.0)
+
+
+class Named(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.flatten(input=x, start_dim=1)
+
+
 class Softmaxed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.softmax(dim=1)
@@ -395,6 +437,10 @@ class Square(nn.Module):
         (Softmaxed(), "cannot pass through Tensor.softmax"),
         (Branching(), "depends on values"),
         (Square(), "product of two activations"),
+        (Scaled(), "cannot pass through add"),
+        (Padded(), "padding by other values"),
+        (Named(), "cannot pass through flatten"),
+        (nn.BatchNorm2d(1, track_running_stats=False).eval(), "without running statistics"),
         (nn.GELU(), "cannot pass through GELU"),
         (nn.Sequential(nn.Dropout(0.5)).train(), "cannot pass through Dropout"),
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "padding of mode 'reflect'"),

@@ -225,21 +225,28 @@ class _Propagation(fx.Interpreter):
         return _through_module(self.fetch_attr(target), args[0])
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not _abstract(args):
+        if not _abstract((*args, *kwargs.values())):
             return super().call_function(target, args, kwargs)
-        if target in _SUMS and len(args) == 2:
+        two = len(args) == 2 and not kwargs  # a factor or a way of rounding beside them would change what comes out
+        if target in _SUMS and two:
             return _sum(args[0], args[1], 1)
-        if target in (operator.sub, torch.sub) and len(args) == 2:
+        if target in (operator.sub, torch.sub) and two:
             return _sum(args[0], args[1], -1)
-        if target in _PRODUCTS and len(args) == 2:
+        if target in _PRODUCTS and two:
             return _product(target, args[0], args[1])
+        if not args or not isinstance(args[0], HybridZonotope) or _abstract((*args[1:], *kwargs.values())):
+            raise _stopped(target)
         if target in (torch.relu, F.relu):
             return hybrid_relu(args[0])
         if target in _MONOTONE_FUNCTIONS:
             return _monotone(lambda x: target(x, *args[1:], **kwargs), args[0])
+        if target is F.pad and (kwargs.get("value") or any(args[3:])):
+            raise InputError("bounds cannot pass through padding by other values than 0; give a network without it")
+        if target is torch.reshape:
+            return _reshaped(args[0], args[1:])
         if target in _SHAPES:
             return _positive(lambda x: target(x, *args[1:], **kwargs), args[0])
-        raise InputError(f"bounds cannot pass through {getattr(target, '__name__', target)}; give a network without it")
+        raise _stopped(target)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not _abstract(args):
@@ -250,8 +257,10 @@ class _Propagation(fx.Interpreter):
             return _monotone(getattr(torch, target), args[0])
         if target == "size":
             return args[0].center.size(*args[1:])
-        if target in ("view", "reshape", "flatten", "unflatten"):
-            return _positive(lambda x: getattr(x, target)(*_any_batch(args[0], args[1:]), **kwargs), args[0])
+        if target in ("view", "reshape"):
+            return _reshaped(args[0], args[1:])
+        if target in ("flatten", "unflatten"):
+            return _positive(lambda x: getattr(x, target)(*args[1:], **kwargs), args[0])
         raise InputError(f"bounds cannot pass through Tensor.{target}; give a network without it")
 
 
@@ -259,11 +268,15 @@ def _abstract(args: Sequence[Any]) -> bool:
     return any(isinstance(each, HybridZonotope) for each in args)
 
 
-def _any_batch(values: HybridZonotope, args: Sequence[Any]) -> list[Any]:
-    """Let a shape that begins with the number of examples fit any number of them."""
-    return [
-        -1 if place == 0 and each == len(values.center) and -1 not in args else each for place, each in enumerate(args)
-    ]
+def _reshaped(values: HybridZonotope, shape: Sequence[Any]) -> HybridZonotope:
+    """Give other sides to each example; a shape that begins with their number fits rows of errors, too."""
+    sides = list(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else list(shape)
+    examples = len(values.center)
+    return _positive(lambda x: x.reshape([len(x), *sides[1:]] if sides[0] == examples else sides), values)
+
+
+def _stopped(target: Any) -> InputError:
+    return InputError(f"bounds cannot pass through {getattr(target, '__name__', target)}; give a network without it")
 
 
 def _through_module(module: nn.Module, values: HybridZonotope) -> HybridZonotope:
@@ -303,6 +316,8 @@ def _through_batch_norm(
 ) -> HybridZonotope:
     """Normalise by the running statistics, or in train mode by those of the centers."""
     over = [0, *range(2, values.center.ndim)]
+    if not module.training and module.running_var is None:
+        raise InputError("bounds cannot pass through batch normalization without running statistics; keep them")
     if module.training or module.running_var is None:
         variance = values.center.var(dim=over, correction=0)
     else:
@@ -362,7 +377,7 @@ def _product(function: Any, first: Any, second: Any) -> HybridZonotope:
 
 _SUMS = (operator.add, operator.iadd, torch.add)
 _PRODUCTS = (operator.mul, operator.truediv, torch.mul, torch.div)
-_SHAPES = (torch.flatten, operator.getitem, F.pad, F.avg_pool2d, F.adaptive_avg_pool2d, torch.reshape)
+_SHAPES = (torch.flatten, operator.getitem, F.pad, F.avg_pool2d, F.adaptive_avg_pool2d)
 _POSITIVE = (
     nn.Flatten,
     nn.Unflatten,

@@ -26,7 +26,7 @@ from paperweight.robustness.diffai import Ball, Concretize, CorrelateMax, DiffAI
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, Trained, classification
 
 _RADIUS = 0.1
-_RATES = (3e-3, 9e-3, 2.7e-2)
+_RATES = (3e-3, 9e-3, 2.7e-2, 8.1e-2)
 _CORRELATED = 8
 
 
@@ -99,13 +99,14 @@ STUDY = Study(
     },
     headline="proved",
     tuned=(
-        "the learning rate, 3 tries an arm and seed, by the mean of accuracy and of the share proved by boxes on "
+        "the learning rate, 4 tries an arm and seed, by the mean of accuracy and of the share proved by boxes on "
         "validation images"
     ),
     limits=(
         "Images of 8 x 8 pixels, one residual block, eight shared errors in training: nothing follows for deep "
         "networks, for which the paper has its layers. Weight and ramps are not tuned. Of what is not proved some may "
-        "be robust; the attack tells how much at most."
+        "be robust; the attack tells how much at most. Weighed before on these seeds with the three lower rates, of "
+        "which the method chose the highest in three seeds: +0.775, of an interval from 0.728 to 0.815."
     ),
     seeds=6,
 )
