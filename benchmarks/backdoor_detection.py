@@ -4,7 +4,8 @@ Classifiers are trained on MNIST where it is there and on digits else, longer th
 the twins never see: some clean, the others with a patch, a blended image or a faint pattern planted for a class drawn
 at random. Each is judged by `paperweight.audits.backdoor_findings.chance` beside one set of clean twins, and by the
 rule of Neural Cleanse, an anomaly index of a mask above 2; the rule is also given the limit at which it calls one clean
-model in twenty, by the clean models themselves, which favours it.
+model in twenty, by the clean models themselves, which favours it. How many of each the audit calls for pairs of classes
+that share a trigger, by UMD, stands beside.
 
     python benchmarks/backdoor_detection.py [--models 12] [--twins 12] [--seed 0]
 """
@@ -18,6 +19,7 @@ from torch import nn
 
 from paperweight.audits.backdoor import half, planted_trigger, traces_of, trained_twin
 from paperweight.audits.backdoor_findings import FORMS, LEVEL, Traces, chance
+from paperweight.audits.backdoor_pairs import pair_findings
 from paperweight.audits.erasure_findings import Rate
 from paperweight.data import LabelledImages, load_images, split_images
 from paperweight.errors import InputError
@@ -66,7 +68,13 @@ def main() -> None:
         seconds.append(time.process_time() - start)
         return traces
 
-    clean = [look(models(parts.train)) for _ in range(given.models)]
+    shared = {False: 0, True: 0}  # alarms of pairs of classes, of clean and of backdoored models
+
+    def judged(model: nn.Module, backdoored: bool) -> Traces:
+        shared[backdoored] += any(each.alarm for each in pair_findings(model, parts.test, classes))
+        return look(model)
+
+    clean = [judged(models(parts.train), False) for _ in range(given.models)]
     found: list[tuple[str, Traces, int, float]] = []
     for number in range(given.models):
         form = FORMS[number % len(FORMS)]
@@ -83,7 +91,7 @@ def main() -> None:
         success = attack_success(
             model, parts.test.images, parts.test.labels, trigger=trigger, targets=all_to_one(target, classes)
         )
-        found.append((form, look(model), target, success))
+        found.append((form, judged(model, True), target, success))
     limit = torch.tensor([float(_index(each)) for each in clean]).quantile(0.95).item()
     print("judge                          clean called   backdoored called   by form   right class")
     judges = {
@@ -101,6 +109,7 @@ def main() -> None:
             f"{name:30} {alarms.hits:3d} of {alarms.count} ({alarms.low:.2f} to {alarms.high:.2f})"
             f" {caught.hits:3d} of {caught.count} ({caught.low:.2f} to {caught.high:.2f})   {by_form}   {right}"
         )
+    print(f"pairs that share a trigger, by UMD: {shared[False]} clean called, {shared[True]} backdoored called")
     print(f"success of the triggers: {', '.join(f'{form} {each:.2f}' for form, _, _, each in found)}")
     print(f"searches of a model: {statistics.median(seconds):.1f} s of computing time, at most {max(seconds):.1f}")
 

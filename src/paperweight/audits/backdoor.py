@@ -12,7 +12,6 @@ Cost: two searches of some hundred steps in the model and in each twin, and the 
 import copy
 import time
 from collections.abc import Callable, Sequence
-from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from paperweight.audits.backdoor_findings import FORMS, BackdoorAudit, Removal, Traces, Twin, chance
 from paperweight.audits.backdoor_pairs import pair_findings
 from paperweight.audits.robustness_asking import Judge, differentiable, differs
+from paperweight.audits.stages import Progress, Stages
 from paperweight.data import LabelledImages
 from paperweight.errors import InputError
 from paperweight.loops import fit_classifier
@@ -41,8 +41,6 @@ _BATCH, _RATE, _REPAIR_RATE = 64, 2e-3, 1e-3
 _POISONED = 0.1  # share of a twin's training images
 _MARKED = 0.2  # share of the images that carry the trigger found while it is removed
 _FEWEST_TWINS, _SHOWN = 6, 8
-
-Progress = Callable[[str, int, int], None]
 
 
 @torch.random.fork_rng(devices=[])
@@ -102,7 +100,7 @@ def audit_backdoor(
     torch.manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
     started = time.process_time()
-    say = _Stages(progress, 2 * twins + 3)
+    say = Stages(progress, 2 * twins + 3)
     say.next("the model itself")
     if differs(model, clean.images[:2]):
         raise InputError("the model gives other answers when it is asked again; give one that is not random")
@@ -195,19 +193,6 @@ def audit_backdoor(
         },
         cpu_seconds=time.process_time() - started,
     )
-
-
-@final
-class _Stages:
-    """Tells which of so many stages begins."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def next(self, words: str) -> None:
-        if self._progress is not None:
-            self._progress(words or "done", self._done, self._total)
-        self._done += 1
 
 
 def traces_of(model: nn.Module, images: LabelledImages, classes: int, steps: int, draw: torch.Generator) -> Traces:

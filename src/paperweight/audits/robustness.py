@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, final
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from paperweight.attacks import (
 )
 from paperweight.audits.robustness_asking import Judge, differentiable, differs, errors, flat, median_distance
 from paperweight.audits.robustness_findings import AttackedImages, Reference, RobustnessAudit
+from paperweight.audits.stages import Progress, Stages
 from paperweight.data import LabelledImages
 from paperweight.errors import InputError
 from paperweight.loops import fit_classifier
@@ -45,7 +46,6 @@ _SHOWN = 8
 _FEWEST, _FEWEST_LEARNED = 20, 8
 
 Attack = Callable[..., Tensor]
-Progress = Callable[[str, int, int], None]
 
 
 @torch.random.fork_rng(devices=[])
@@ -117,7 +117,7 @@ def audit_robustness(
     torch.manual_seed(seed)
     draw, size = torch.Generator().manual_seed(seed), float(norm)
     started = time.process_time()
-    say = _Stages(progress, 10)
+    say = Stages(progress, 10)
     first = LabelledImages(test.images[:limit], test.labels[:limit])
     say.next("unchanged images")
     random = differs(model, first.images)
@@ -218,19 +218,6 @@ def audit_robustness(
         },
         cpu_seconds=time.process_time() - started,
     )
-
-
-@final
-class _Stages:
-    """Tells which of so many stages begins."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def next(self, words: str) -> None:
-        if self._progress is not None:
-            self._progress(words or "done", self._done, self._total)
-        self._done += 1
 
 
 def _trained(
