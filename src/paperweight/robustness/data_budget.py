@@ -8,7 +8,8 @@ by 1,000 classes takes seconds.
 A ratio of accuracies depends on the accuracy itself, and explodes for weak models. So it is never given without the
 residual to a `RobustnessCurve` of reference models. `DataBudget` and `TrainingSource` make the training set,
 `CaptionLabeler` its labels, `clip_loss`, `ContrastiveClassifier` and `ZeroShotHead` the contrastive arm, `multi_tag_ce`
-the loss of images with several labels, `ShiftSuite` the shifted test sets.
+the loss of images with several labels, `ShiftSuite` the shifted test sets. `BudgetStudy` trains every combination of
+such choices and says how much each matters, `meta_table` reads a table of models trained elsewhere.
 
 Source:
     B. Feuer, A. Joshi, M. Pham, C. Hegde, "Distributionally Robust Classification on a Data Budget", Transactions on
@@ -37,19 +38,25 @@ from torch import Tensor
 
 from paperweight.catalogue import Paper
 from paperweight.robustness._budget import BudgetedData, DataBudget, TrainingSource
+from paperweight.robustness._budget_study import BudgetStudy, BudgetTable, Effect
 from paperweight.robustness._caption_labeler import CaptionLabeler, LabelReport
 from paperweight.robustness._captions import clean_caption, scramble, shift_cipher, simple_caption, singular
 from paperweight.robustness._contrastive import ContrastiveClassifier, ZeroShotHead, clip_loss, multi_tag_ce
+from paperweight.robustness._meta_table import MetaTable, meta_table
 from paperweight.robustness._robustness_curve import RobustnessCurve, average_robustness, check_accuracies
 from paperweight.robustness._shifts import ShiftSuite
 
 __all__ = [
+    "BudgetStudy",
+    "BudgetTable",
     "BudgetedData",
     "CaptionLabeler",
     "ContrastiveClassifier",
     "DataBudget",
+    "Effect",
     "EffectiveRobustness",
     "LabelReport",
+    "MetaTable",
     "RobustnessCurve",
     "RobustnessIntervals",
     "ShiftSuite",
@@ -59,6 +66,7 @@ __all__ = [
     "clean_caption",
     "clip_loss",
     "effective_robustness",
+    "meta_table",
     "multi_tag_ce",
     "robustness_intervals",
     "scramble",
