@@ -15,11 +15,17 @@ FAULTS = (
     Fault("activations kept", "if torch.is_grad_enabled():", "if False:"),
     Fault("score in detached steps", "checkpoint(_step, score, x, t,", "checkpoint(_step, score, x.detach(), t,"),
     Fault("score with the sign of the noise", "return -noise / spread", "return noise / spread"),
-    Fault("noise not divided by its deviation", "return -noise / spread.view(-1, *[1] * (x.ndim - 1))", "return -noise"),
+    Fault(
+        "noise not divided by its deviation", "return -noise / spread.view(-1, *[1] * (x.ndim - 1))", "return -noise"
+    ),
     Fault("divided by the variance", "(1 - schedule.abar[index]).sqrt()", "(1 - schedule.abar[index])"),
     Fault("last time out of reach", ".clamp(1, len(schedule)) - 1", ".clamp(1, len(schedule) - 1)"),
     Fault("images diffused as they are", "x = 2 * images - 1", "x = images"),
     Fault("given back in the range of the diffusion", "self.steps, self.betas) + 1) / 2", "self.steps, self.betas))"),
-    Fault("diffused from the global stream", "normal(x, self.generator), signal_share", "torch.randn_like(x), signal_share"),
+    Fault(
+        "diffused from the global stream",
+        "normal(x, self.generator), signal_share",
+        "torch.randn_like(x), signal_share",
+    ),
     Fault("schedule not checked", "if not torch.allclose(abar,", "if False and not torch.allclose(abar,"),
 )
