@@ -14,8 +14,8 @@ Deviations:
     - A layer's noise may have a unit of its own, such as the spread of its features, which the authors' code has for
       vision transformers; with the unit 1 for each layer it is the paper's.
     - The largest noise that a drop of accuracy allows is found by bisection; how the authors looked for it is not said.
-    - The ratio of gradients is the mean of each input's ratio. Of the paper's attacks none is here: `SquareAttack` of
-      `paperweight.attacks` is one of them.
+    - The ratio of gradients is the mean of each input's ratio. Of the paper's attacks by queries `SquareAttack`,
+      `NESAttack` and `RaySAttack` of `paperweight.attacks` are there, SignHunter and HopSkipJump are not.
 """
 
 import math
