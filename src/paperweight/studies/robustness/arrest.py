@@ -33,7 +33,7 @@ from paperweight.studies.robustness._adversarial_training import (
 )
 
 _RADIUS = 0.03
-_RATES = (0.016, 0.05, 0.16)
+_RATES = (0.005, 0.016, 0.05, 0.16)
 _BATCH = 64
 _LAM = 1.0
 _THRESHOLD = 0.15
@@ -67,12 +67,14 @@ STUDY = Study(
     },
     headline="balance",
     tuned=(
-        "the learning rate, 3 tries an arm and seed, a factor of 3 apart, from one grid, by the harmonic mean on "
+        "the learning rate, 4 tries an arm and seed, a factor of 3 apart, from one grid, by the harmonic mean on "
         "validation images; weight 1 and threshold 0.15 are fixed by trials on other seeds"
     ),
     limits=(
         "Small images, one small perceptron, short training on attacks of few steps: nothing follows for deep networks "
-        "or long training. The rule of the replay is reconstructed from the abstract."
+        "or long training. The rule of the replay is reconstructed from the abstract. Weighed before on the same seeds "
+        "without the lowest rate, the next of which the baseline chose in 5 of 12: +0.043, of an interval from 0.034 "
+        "to 0.052."
     ),
     seeds=12,
 )
