@@ -15,7 +15,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from paperweight.bench.engine import LocalEngine
+from paperweight.bench.engine import local_engine
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.sharing import complete
 from paperweight.bench.trial import TrialRecord, TrialSpec
@@ -47,7 +47,7 @@ def timed(folder: Path, seconds: float, jobs: int, count: int, first: int) -> tu
     """Return the seconds that trials took, and those that they took by their own account."""
     path = folder / "busy.py"
     path.write_text(textwrap.dedent(STUDY).replace("SECONDS", repr(seconds)), encoding="utf-8")
-    with Ledger(str(folder / f"{first}.sqlite")) as book, LocalEngine(jobs=jobs, time_limit=60) as engine:
+    with Ledger(str(folder / f"{first}.sqlite")) as book, local_engine(jobs=jobs, time_limit=60) as engine:
 
         def run(seeds: range) -> list[TrialRecord]:
             plan = specs(str(path), seeds)

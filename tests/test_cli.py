@@ -243,7 +243,7 @@ def test_a_weighing_prints_its_verdict_and_writes_its_report(
             for spec in filter(may_start, specs):
                 yield run_trial(spec, recorded=spec.key() in recorded)
 
-    monkeypatch.setattr("paperweight.bench.runner.LocalEngine", Engine)
+    monkeypatch.setattr("paperweight.bench.engines.local_engine", Engine)
     assert status("weigh", study, "--budget", "smoke", "--seeds", "6", "--out", "reports") == 0
     shown = capsys.readouterr()
     assert "NO EFFECT" in shown.out

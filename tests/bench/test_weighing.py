@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from paperweight import Weighing, weigh
-from paperweight.bench.engine import LocalEngine, default_jobs
+from paperweight.bench.engine import default_jobs, local_engine
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.trial import TrialSpec
 from paperweight.bench.worker import run_trial
@@ -628,6 +628,6 @@ def test_a_subset_of_arms_has_the_baseline_and_the_study_s_order(tmp_path: Path,
 
 
 def test_an_engine_with_nothing_to_do_does_nothing() -> None:
-    assert list(LocalEngine(jobs=4, time_limit=1.0).run([])) == []
+    assert list(local_engine(jobs=4, time_limit=1.0).run([])) == []
     assert default_jobs("cuda") == 1
     assert default_jobs("cpu") >= 1
