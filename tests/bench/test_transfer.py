@@ -1,6 +1,7 @@
 """Ledgers merged: each row once, all or none, the source untouched; and trials as a table."""
 
 import math
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -132,3 +133,15 @@ def test_what_is_no_ledger_is_told(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="folder cannot be written"):
         export_trials(into, tmp_path / "folder")
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from paperweight.bench.trackers import send
+
+    ledger = filled(tmp_path / "a.sqlite", record(0))
+    for kind in ("mlflow", "tensorboard"):
+        monkeypatch.setitem(sys.modules, kind, None)
+        with pytest.raises(InputError, match=rf"{kind} is not installed; install it with: .*\[{kind}\]"):
+            send(ledger, f"{kind}:{tmp_path / 'runs'}")
+    with pytest.raises(InputError, match="to must be mlflow:URI or tensorboard:FOLDER, got 'wandb:x'"):
+        send(ledger, "wandb:x")

@@ -18,7 +18,7 @@ from paperweight.bench.store import Store
 from paperweight.errors import InputError
 from paperweight.files import expanded
 
-__all__ = ["Merged", "export_trials", "merge_ledger"]
+__all__ = ["Merged", "export_trials", "merge_ledger", "stored_rows"]
 
 _AT_ONCE = 500
 _TABLES = ("trial", "verdict")
@@ -91,8 +91,7 @@ def export_trials(ledger: str, path: str | Path) -> int:
     Raises:
         InputError: If the ledger is not there, cannot be read, or the file cannot be written.
     """
-    if "://" not in ledger and not expanded(ledger).is_file():
-        raise InputError(f"ledger {ledger} is not there; name the file that a weighing wrote, such as ledger.sqlite")
+    _check_there(ledger)
     with contextlib.closing(_Opened(ledger, ledger)) as opened, opened.store.reading() as connection:
         rows = [_told(row) for row in _rows(connection, opened.store.trial)]
     found = list(dict.fromkeys(name for row in rows for name in row if name not in (*_PLAIN, *_NUMBERS)))
@@ -109,6 +108,29 @@ def export_trials(ledger: str, path: str | Path) -> int:
             part.unlink()
         raise InputError(f"{path} cannot be written: {error.strerror or error}; free space, or name another") from None
     return len(rows)
+
+
+def stored_rows(ledger: str) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, dict[str, Any]]]]:
+    """Return all trials and all verdicts of a ledger, oldest first, each with a hash of what it says.
+
+    Args:
+        ledger: The path of an SQLite file or the URL of a PostgreSQL database.
+
+    Raises:
+        InputError: If it is not there, or cannot be read.
+    """
+    _check_there(ledger)
+    with contextlib.closing(_Opened(ledger, ledger)) as opened, opened.store.reading() as connection:
+        trials, verdicts = (
+            [(_content(row), row) for row in _rows(connection, table)]
+            for table in (opened.store.trial, opened.store.verdict)
+        )
+    return trials, verdicts
+
+
+def _check_there(ledger: str) -> None:
+    if "://" not in ledger and not expanded(ledger).is_file():
+        raise InputError(f"ledger {ledger} is not there; name the file that a weighing wrote, such as ledger.sqlite")
 
 
 class _Opened:
@@ -138,7 +160,7 @@ def _copied(source: Path, copy: Path) -> None:
         raise InputError(f"ledger {source} cannot be opened: {reason}") from None
 
 
-def _rows(connection: sa.Connection, table: sa.Table) -> Iterator[Mapping[str, Any]]:
+def _rows(connection: sa.Connection, table: sa.Table) -> Iterator[dict[str, Any]]:
     query = sa.select(table).order_by(table.c.id).execution_options(yield_per=_AT_ONCE)
     for row in connection.execute(query).mappings():
         yield {str(name): value for name, value in row.items()}

@@ -1,4 +1,4 @@
-"""The commands ``paperweight ledger merge`` and ``export``; the bench is imported when they run."""
+"""The commands ``paperweight ledger merge``, ``export`` and ``send``; the bench is imported when they run."""
 
 from pathlib import Path
 
@@ -9,7 +9,9 @@ from paperweight.cli.printing import write
 __all__ = ["ledger"]
 
 ledger = App(
-    name="ledger", help="What a ledger holds, put into another one or written as a table.", help_format="plaintext"
+    name="ledger",
+    help="What a ledger holds, put into another one, written as a table, or sent to a tracker.",
+    help_format="plaintext",
 )
 
 
@@ -41,3 +43,20 @@ def export(file: Path, *, ledger: str = "weighings/ledger.sqlite") -> None:
     from paperweight.bench.transfer import export_trials
 
     write(f"{export_trials(ledger, file)} trials are in {file}\n")
+
+
+@ledger.command
+def send(to: str, *, study: str | None = None, ledger: str = "weighings/ledger.sqlite") -> None:
+    """Send trials to MLflow or TensorBoard, one run each, and the last verdict on each study as a summary.
+
+    What was sent before is not sent again. It needs the extra mlflow or tensorboard.
+
+    Args:
+        to: mlflow:URI, such as mlflow:sqlite:///mlflow.db, or tensorboard:FOLDER.
+        study: The only study whose trials are sent; all where left out.
+        ledger: SQLAlchemy URL or path of the ledger.
+    """
+    from paperweight.bench.trackers import send as run
+
+    sent = run(ledger, to, study=study)
+    write(f"{sent.trials} trials and {sent.summaries} summaries were sent to {to}; it had {sent.there} already\n")
