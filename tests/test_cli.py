@@ -219,7 +219,7 @@ def test_a_mistake_ends_in_one_message_and_status_2(
             pytest.fail("a worker was started")
 
     if mistake != "network without a name":
-        monkeypatch.setattr("paperweight.bench.engine.WorkerProcess", Refusing)
+        monkeypatch.setattr("paperweight.bench.process.WorkerProcess", Refusing)
     Path("folder.py").mkdir()
     words, says = MISTAKES[mistake]
     assert status(*(study if word == "STUDY" else word for word in words)) == 2

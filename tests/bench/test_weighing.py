@@ -588,7 +588,7 @@ def test_a_trial_twice_is_the_same_whatever_was_cached(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.setattr("paperweight.bench.engine.WorkerProcess", lambda _: pytest.fail("a worker was started"))
+    monkeypatch.setattr("paperweight.bench.process.WorkerProcess", lambda _: pytest.fail("a worker was started"))
     study = write(tmp_path / "fine.py", "    def run(arm, setting): return None\n")
     with pytest.raises(InputError, match="(?s)" + says):
         weigh(study, ledger=None, **options)
