@@ -26,7 +26,7 @@ from hostile_words import lines
 
 import paperweight.reports.weighing
 from paperweight.audits.planting import plant
-from paperweight.bench import runner
+from paperweight.bench import engines
 from paperweight.bench.starts import starting_weights
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.bench.worker import run_trial
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="print every line and how it ended")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    runner.LocalEngine = Engine
+    engines.local_engine = Engine
     assert paperweight.reports.weighing
     rows: dict[str, list[Ended]] = defaultdict(list)
     wrong = different = sampled = 0

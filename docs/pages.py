@@ -28,6 +28,7 @@ TASKS = {
     "Audit what a classifier withstands": "robustness",
     "Audit a classifier for backdoors": "backdoors",
     "Merge networks, or train without a server": "merge",
+    "Run trials on a cluster": "cluster",
     "Use a method alone": "alone",
     "How a verdict is reached": "verdicts",
 }

@@ -219,7 +219,7 @@ def test_a_mistake_ends_in_one_message_and_status_2(
             pytest.fail("a worker was started")
 
     if mistake != "network without a name":
-        monkeypatch.setattr("paperweight.bench.engine.WorkerProcess", Refusing)
+        monkeypatch.setattr("paperweight.bench.process.WorkerProcess", Refusing)
     Path("folder.py").mkdir()
     words, says = MISTAKES[mistake]
     assert status(*(study if word == "STUDY" else word for word in words)) == 2
@@ -243,7 +243,7 @@ def test_a_weighing_prints_its_verdict_and_writes_its_report(
             for spec in filter(may_start, specs):
                 yield run_trial(spec, recorded=spec.key() in recorded)
 
-    monkeypatch.setattr("paperweight.bench.runner.LocalEngine", Engine)
+    monkeypatch.setattr("paperweight.bench.engines.local_engine", Engine)
     assert status("weigh", study, "--budget", "smoke", "--seeds", "6", "--out", "reports") == 0
     shown = capsys.readouterr()
     assert "NO EFFECT" in shown.out

@@ -60,5 +60,5 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[TrialSpec]:
                 specs.append(spec)
                 yield run_trial(spec, recorded=spec.key() in recorded)
 
-    monkeypatch.setattr("paperweight.bench.runner.LocalEngine", Engine)
+    monkeypatch.setattr("paperweight.bench.engines.local_engine", Engine)
     return specs

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from paperweight.bench import process
-from paperweight.bench.engine import LocalEngine
+from paperweight.bench.engine import local_engine
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.errors import InputError
 
@@ -38,7 +38,7 @@ def run(
     code = WORKER.format(folder=str(folder), body=textwrap.indent(textwrap.dedent(body), " " * 12))
     monkeypatch.setattr(process, "WORKER_CODE", textwrap.dedent(code))
     specs = [TrialSpec(study="s", arm=arm, seed=n, budget="smoke") for n in range(seeds) for arm in ("method", "base")]
-    records = {r.spec.arm: r for r in LocalEngine(jobs=1, time_limit=time_limit).run(specs)}
+    records = {r.spec.arm: r for r in local_engine(jobs=1, time_limit=time_limit).run(specs)}
     return records, [len((folder / f"tried-{arm}-0").read_text()) for arm in ("method", "base")]
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from tests.bench.postgresql import Server
 
 from paperweight import weigh
-from paperweight.bench.engine import LocalEngine
+from paperweight.bench.engine import Engine as RealEngine
 from paperweight.bench.leases import Leases
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.sharing import complete
@@ -62,7 +62,7 @@ class Engine:
 
 def run(place: str, engine: Engine, plan: Sequence[TrialSpec] = PLAN, *, retry: bool = False) -> dict[str, TrialRecord]:
     with Ledger(place) as ledger:
-        return complete(ledger, cast(LocalEngine, engine), plan, baseline="base", retry=retry, progress=None)
+        return complete(ledger, cast(RealEngine, engine), plan, baseline="base", retry=retry, progress=None)
 
 
 def rows(place: str) -> list[tuple[str, int]]:
@@ -125,7 +125,7 @@ def test_a_driver_that_waits_for_another_ends_once_nothing_is_wanted_any_more(pl
 
     def wait() -> dict[str, TrialRecord]:
         with Ledger(place) as ledger:
-            engine = cast(LocalEngine, Engine())
+            engine = cast(RealEngine, Engine())
             return complete(ledger, engine, PLAN[:1], baseline="base", retry=False, progress=None, wanted=wanted)
 
     first.meanwhile = hold

@@ -116,7 +116,7 @@ def test_a_study_that_tunes_one_value_within_another_is_refused() -> None:
 
 
 def test_what_cannot_be_searched_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paperweight.bench.engine.WorkerProcess", lambda _: pytest.fail("a worker was started"))
+    monkeypatch.setattr("paperweight.bench.process.WorkerProcess", lambda _: pytest.fail("a worker was started"))
     with pytest.raises(InputError, match="tune must be at least 3 tries, got 2"):
         weigh("adabelief", tune=2, ledger=None)
     monkeypatch.setattr("paperweight.loops.searching.find_spec", lambda _: None)

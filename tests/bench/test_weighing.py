@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from paperweight import Weighing, weigh
-from paperweight.bench.engine import LocalEngine, default_jobs
+from paperweight.bench.engine import default_jobs, local_engine
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.trial import TrialSpec
 from paperweight.bench.worker import run_trial
@@ -588,7 +588,7 @@ def test_a_trial_twice_is_the_same_whatever_was_cached(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.setattr("paperweight.bench.engine.WorkerProcess", lambda _: pytest.fail("a worker was started"))
+    monkeypatch.setattr("paperweight.bench.process.WorkerProcess", lambda _: pytest.fail("a worker was started"))
     study = write(tmp_path / "fine.py", "    def run(arm, setting): return None\n")
     with pytest.raises(InputError, match="(?s)" + says):
         weigh(study, ledger=None, **options)
@@ -628,6 +628,6 @@ def test_a_subset_of_arms_has_the_baseline_and_the_study_s_order(tmp_path: Path,
 
 
 def test_an_engine_with_nothing_to_do_does_nothing() -> None:
-    assert list(LocalEngine(jobs=4, time_limit=1.0).run([])) == []
+    assert list(local_engine(jobs=4, time_limit=1.0).run([])) == []
     assert default_jobs("cuda") == 1
     assert default_jobs("cpu") >= 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paperweight.bench.engine import LocalEngine
+from paperweight.bench.engine import local_engine
 from paperweight.bench.trial import TrialSpec
 from paperweight.cli import main
 from paperweight.errors import InputError
@@ -116,7 +116,7 @@ def test_a_recipe_of_ones_own_leaves_its_worker_as_it_was(tmp_path: Path, monkey
     data = ScreenData(train=60, used=60, validation=20, test=20, batch_size=20, recipes="mine:blind")
     arm = ScreenArm("mine:blind", "sgd", 0.01, 4)
     spec = TrialSpec(study=data.study(), arm=arm.name, seed=0, budget="desk", data="digits")
-    (record,) = LocalEngine(jobs=1, time_limit=60.0).run([spec])
+    (record,) = local_engine(jobs=1, time_limit=60.0).run([spec])
     assert record.status == "finished"
     assert "the worker was replaced" not in record.message
     assert any(name.endswith("mine.py") for name in record.own)

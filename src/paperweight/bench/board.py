@@ -71,6 +71,7 @@ def board(
     renew: bool = False,
     ledger: str = "weighings/ledger.sqlite",
     jobs: int | None = None,
+    engine: str = "local",
     progress: Callable[[str], Progress] | None = None,
     weighed: Callable[[Weighing], object] | None = None,
     refused: Callable[[str, Sequence[str]], object] | None = None,
@@ -83,6 +84,7 @@ def board(
             a replay does not renew; named results that are not stale are left as they are.
         ledger: A SQLAlchemy URL or the path of an SQLite file.
         jobs: Number of worker processes.
+        engine: Where they are, as in `weigh`; a replay is on this machine.
         progress: Given a paper's stem, returns what is called with the progress of its weighing.
         weighed: Called with each weighing when its result is written.
         refused: Called with the stem and the reasons of each result that a replay does not renew.
@@ -110,7 +112,7 @@ def board(
                     continue
                 if refused is not None:
                     refused(entry.stem, renewal.reasons)
-            weighing = weigh(entry.stem, ledger=ledger, jobs=jobs, progress=told)
+            weighing = weigh(entry.stem, ledger=ledger, jobs=jobs, engine=engine, progress=told)
             if any(record.status == "killed" for record in weighing.failures):
                 raise InputError(
                     f"trials of {entry.stem} were killed from outside; the same command runs them again, and until "

@@ -1,17 +1,17 @@
-"""The local engine: worker processes that are reused while they are as they were, watched, and replaced."""
+"""The engine: workers that are reused while they are as they were, watched, and replaced, here or on a cluster."""
 
 import os
 import queue
 import threading
 from collections.abc import Callable, Collection, Generator, Sequence
-from typing import Self, final
+from typing import Protocol, Self, final
 
-from paperweight.bench.process import WorkerProcess
+from paperweight.bench.process import Answer, LocalWorkers
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.errors import InputError
-from paperweight.processes import GuardedProcess, Processes, StoppedError
+from paperweight.processes import GuardedProcess, StoppedError
 
-__all__ = ["LocalEngine", "default_jobs"]
+__all__ = ["Engine", "Worker", "Workers", "default_jobs", "local_engine"]
 
 _LONGEST = 30 * 86_400.0
 _RERUNS = 2
@@ -24,18 +24,79 @@ def default_jobs(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Worker(Protocol):
+    """Runs trials one after another, wherever it is; see `paperweight.bench.process.WorkerProcess`."""
+
+    def run(
+        self, spec: TrialSpec, *, recorded: bool, time_limit: float, progress: Callable[[str, int, int], None] | None
+    ) -> Answer:
+        """Run a trial."""
+        ...
+
+    def starting_weights(self, spec: TrialSpec, places: list[str], time_limit: float) -> dict[str, str]:
+        """Return hashes of the weights that the user's network starts from."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+class Workers(Protocol):
+    """Where workers come from; they end together."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no more can be had."""
+        ...
+
+    def worker(self) -> Worker:
+        """Start one, in any thread; raises ``StoppedError`` after `stop`."""
+        ...
+
+    def stop(self) -> None:
+        """End all, and start no more."""
+        ...
+
+
+def local_engine(
+    *,
+    jobs: int,
+    time_limit: float,
+    progress: Callable[[str, int, int], None] | None = None,
+    worker: GuardedProcess | None = None,
+) -> "Engine":
+    """Return an engine of worker processes on this machine.
+
+    Args:
+        jobs: As of `Engine`.
+        time_limit: As of `Engine`.
+        progress: As of `Engine`.
+        worker: A worker that was started before, the first one to be used.
+
+    Raises:
+        InputError: If ``jobs`` is below 1 or ``time_limit`` is not positive.
+    """
+    prepared = [worker]
+
+    def workers() -> LocalWorkers:
+        return LocalWorkers(prepared.pop() if prepared else None)
+
+    return Engine(workers, jobs=jobs, time_limit=time_limit, progress=progress)
+
+
 @final
-class LocalEngine:
-    """Runs trials in worker processes on this machine.
+class Engine:
+    """Runs trials in workers.
 
     In a ``with`` block the workers of one run wait for the next, and end with the block; otherwise they end with the
     run.
 
     Args:
+        workers: Gives where workers come from.
         jobs: Number of workers, at least 1.
         time_limit: Seconds after which a trial is killed and recorded as timed out; preparing data does not count.
         progress: Called with words and (done, total) while a trial prepares data.
-        worker: A worker that was started before, the first one to be used.
 
     Raises:
         InputError: If ``jobs`` is below 1 or ``time_limit`` is not positive.
@@ -43,25 +104,25 @@ class LocalEngine:
 
     def __init__(
         self,
+        workers: Callable[[], Workers],
         *,
         jobs: int,
         time_limit: float,
         progress: Callable[[str, int, int], None] | None = None,
-        worker: GuardedProcess | None = None,
     ) -> None:
         if jobs < 1:
             raise InputError(f"jobs must be at least 1, got {jobs}")
         if not 0 < time_limit <= _LONGEST:
             raise InputError(f"time_limit must be above 0 and at most {_LONGEST:,.0f} seconds, got {time_limit}")
-        self._jobs = jobs
+        self.jobs = jobs
         self._time_limit = time_limit
         self._progress = progress
-        self._worker = worker
-        self._held: Processes | None = None
-        self._idle: list[WorkerProcess] = []
+        self._workers = workers
+        self._held: Workers | None = None
+        self._idle: list[Worker] = []
 
     def __enter__(self) -> Self:
-        self._held = self._processes()
+        self._held = self._workers()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,11 +157,11 @@ class LocalEngine:
         for spec in specs:
             waiting.put(spec)
         done: queue.SimpleQueue[TrialRecord | BaseException | None] = queue.SimpleQueue()
-        processes = self._held or self._processes()
+        workers = self._held or self._workers()
 
-        def serve(worker: WorkerProcess | None) -> None:
+        def serve(worker: Worker | None) -> None:
             try:
-                while not processes.stopped:
+                while not workers.stopped:
                     try:
                         spec = waiting.get_nowait()
                     except queue.Empty:
@@ -110,14 +171,14 @@ class LocalEngine:
                     if may_start is not None and not may_start(spec):
                         done.put(None)
                         continue
-                    record, worker = self._settled(worker, spec, spec.key() in recorded, processes)
+                    record, worker = self._settled(worker, spec, spec.key() in recorded, workers)
                     done.put(record)
             except StoppedError:
                 pass
             except BaseException as error:
                 done.put(error)
 
-        count = min(self._jobs, len(specs))
+        count = min(self.jobs, len(specs))
         idle, self._idle = self._idle[:count], self._idle[count:]
         first = [*idle, *[None] * (count - len(idle))]
         threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in first]
@@ -134,7 +195,7 @@ class LocalEngine:
             ended = True
         finally:
             if self._held is None or not ended:
-                processes.stop()
+                workers.stop()
                 self._held = None
             for thread in threads:
                 thread.join()
@@ -148,27 +209,26 @@ class LocalEngine:
             spec: A trial with a network.
             places: What it is built for, as ``TrialRecord.starts`` has it.
         """
-        with self._processes() as processes:
-            return WorkerProcess(processes).starting_weights(spec, list(places), self._time_limit)
-
-    def _processes(self) -> Processes:
-        worker, self._worker = self._worker, None
-        return Processes(worker)
+        workers = self._workers()
+        try:
+            return workers.worker().starting_weights(spec, list(places), self._time_limit)
+        finally:
+            workers.stop()
 
     def _settled(
-        self, worker: WorkerProcess | None, spec: TrialSpec, recorded: bool, processes: Processes
-    ) -> tuple[TrialRecord, WorkerProcess | None]:
+        self, worker: Worker | None, spec: TrialSpec, recorded: bool, workers: Workers
+    ) -> tuple[TrialRecord, Worker | None]:
         """Run a trial, again where its worker was killed from outside, and return the worker if it can be used on."""
         kills = 0
         while True:
             if worker is None:
-                worker = WorkerProcess(processes)
+                worker = workers.worker()
             answer = worker.run(spec, recorded=recorded, time_limit=self._time_limit, progress=self._progress)
             if not answer.reusable:
                 worker.close()
                 worker = None
             if answer.record is None:
                 continue
-            if answer.record.status != "killed" or kills == _RERUNS or processes.stopped:
+            if answer.record.status != "killed" or kills == _RERUNS or workers.stopped:
                 return answer.record, worker
             kills += 1

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from paperweight.bench.trial import LONGEST_RECORD, Status, TrialRecord, TrialSpec
 from paperweight.errors import InputError
-from paperweight.processes import WORKER_CODE, WORKER_ENVIRONMENT, Processes
+from paperweight.processes import WORKER_CODE, WORKER_ENVIRONMENT, GuardedProcess, Processes
 
-__all__ = ["Answer", "WorkerProcess"]
+__all__ = ["Answer", "LocalWorkers", "WorkerProcess"]
 
 _START_LIMIT = 300.0
 _LONGEST_LINE = LONGEST_RECORD + 65_536
@@ -153,6 +153,35 @@ class WorkerProcess:
             return "killed", f"the worker was killed from outside (signal {-end.code}, {name}); memory had not run out"
         cause = f"signal {-end.code}" if end.code < 0 else f"exit status {end.code}"
         return "crashed", f"the worker died with {cause}"
+
+
+@final
+class LocalWorkers:
+    """Worker processes of this machine, which end together.
+
+    Args:
+        first: One that was started before.
+    """
+
+    def __init__(self, first: GuardedProcess | None = None) -> None:
+        self._processes = Processes(first)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no more can be had."""
+        return self._processes.stopped
+
+    def worker(self) -> WorkerProcess:
+        """Start a worker, in any thread.
+
+        Raises:
+            StoppedError: If `stop` was called.
+        """
+        return WorkerProcess(self._processes)
+
+    def stop(self) -> None:
+        """End all, and start no more."""
+        self._processes.stop()
 
 
 def _crash(spec: TrialSpec, message: str) -> TrialRecord:

@@ -9,7 +9,7 @@ import torch
 
 from paperweight.bench.anytime import pairs_needed
 from paperweight.bench.deciding import until_verdict
-from paperweight.bench.engine import LocalEngine, default_jobs
+from paperweight.bench.engines import chosen_engine
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.loading import LoadedStudy, load_study
 from paperweight.bench.sharing import Progress, complete, twice
@@ -68,6 +68,7 @@ def weigh(
     arms: Sequence[str] | None = None,
     tune: int | None = None,
     jobs: int | None = None,
+    engine: str = "local",
     device: str | None = None,
     time_limit: float | None = None,
     retry: bool = False,
@@ -92,6 +93,8 @@ def weigh(
         tune: Number of tries, at least 3, that each arm gets in place of those of its grids, at values that Optuna
             suggests between the smallest and the largest of the grid (`paperweight.loops.Search`; the extra ``tune``).
         jobs: Number of worker processes; the number of cores where left out, 1 on a GPU.
+        engine: Where they are: ``"local"``, ``"ray"`` for Ray's own cluster on this machine, or ``"ray:HOST:PORT"`` for
+            one that runs (the extra ``ray``); code, own studies and data lie at the same path on all nodes.
         device: Where to compute; a GPU for the ``gpu`` budget, otherwise the CPU, where left out.
         time_limit: Seconds a trial may take.
         retry: Whether trials that crashed, ran out of memory or time are run again.
@@ -145,15 +148,17 @@ def weigh(
         for seed in range(first_seed, first_seed + seeds)
         for arm in chosen
     ]
-    engine = LocalEngine(
-        jobs=jobs if jobs is not None else default_jobs(device),
+    runs = chosen_engine(
+        engine,
+        jobs=jobs,
+        device=device,
         time_limit=time_limit if time_limit is not None else TIME_LIMITS[budget],
         progress=progress,
         worker=worker,
     )
     with Ledger("sqlite://" if ledger is None else str(ledger)) as book:
         wanted = None if most is None else partial(until_verdict, loaded.declaration, specs)
-        found = complete(book, engine, specs, baseline=chosen[0], retry=retry, progress=progress, wanted=wanted)
+        found = complete(book, runs, specs, baseline=chosen[0], retry=retry, progress=progress, wanted=wanted)
         specs = specs if wanted is None else list(wanted(found))
         found = {spec.key(): found[spec.key()] for spec in specs}
         _check_baseline([record for record in found.values() if record.spec.arm == chosen[0]])

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from paperweight.bench.engine import LocalEngine
+from paperweight.bench.engine import Engine
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.starts import starting_alike
 from paperweight.bench.trial import FINISHED, TrialRecord, TrialSpec
@@ -21,7 +21,7 @@ _POLL = 0.5
 
 def complete(
     ledger: Ledger,
-    engine: LocalEngine,
+    engine: Engine,
     specs: Sequence[TrialSpec],
     *,
     baseline: str,

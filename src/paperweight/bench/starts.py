@@ -41,7 +41,7 @@ def starting_alike(
 
     Args:
         records: Key to record.
-        ask: Returns hashes of start weights: `LocalEngine.starting_weights`.
+        ask: Returns hashes of start weights: `Engine.starting_weights`.
     """
     given = [record for record in records.values() if record.spec.network is not None]
     places = sorted({place for record in given for place in record.starts})

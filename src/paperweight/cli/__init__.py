@@ -24,6 +24,7 @@ from paperweight.cli.board import board
 from paperweight.cli.checking import check
 from paperweight.cli.embedding import embed
 from paperweight.cli.interruption import Stopped, interruptible
+from paperweight.cli.ledgers import ledger
 from paperweight.cli.papers import list_papers, show
 from paperweight.cli.planting import plant
 from paperweight.cli.printing import open_streams, printed, say
@@ -51,7 +52,7 @@ _app = App(
     result_action="return_value",
 )
 _app.command(list_papers, name="list")
-for _command in (show, screen, weigh, embed, board, check, plant, audit):
+for _command in (show, screen, weigh, embed, board, check, plant, audit, ledger):
     _app.command(_command)
 
 

@@ -20,6 +20,7 @@ def board(
     conclude: Annotated[bool, Parameter(negative=())] = False,
     explain: str | None = None,
     jobs: int | None = None,
+    engine: str = "local",
     out: Path = Path("weighings"),
 ) -> None:
     """Weigh every study whose official result is missing or stale, and write results/ (in a checkout).
@@ -31,6 +32,7 @@ def board(
         conclude: Run nothing, but conclude again from what was measured: of the named papers, or of all.
         explain: Run nothing, but write into the one named result why it holds for the code as it is now.
         jobs: Worker processes; as many as there are cores where left out.
+        engine: Where they are: local, ray, or ray:HOST:PORT, as for weigh; a replay is on this machine.
         out: Folder of reports and ledger.
     """
     from rich.table import Table
@@ -57,6 +59,7 @@ def board(
                 renew=renew,
                 ledger=str(out / "ledger.sqlite"),
                 jobs=jobs,
+                engine=engine,
                 progress=bars.progress,
                 weighed=lambda weighing: write_report(weighing, out),
                 refused=refused,

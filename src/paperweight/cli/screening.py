@@ -28,6 +28,7 @@ def screen(
     field: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     with_: Annotated[list[str] | None, Parameter(name="--with", consume_multiple=True, negative=())] = None,
     jobs: int | None = None,
+    engine: str = "local",
     ledger: str | None = None,
     out: Path = Path("screens"),
 ) -> int:
@@ -45,6 +46,7 @@ def screen(
         field: Fields whose methods are looked at; all where left out.
         with_: Recipes of your own, each a paperweight.studies.Recipe, as package.module:recipe.
         jobs: Trials at once; as many as there are cores where left out.
+        engine: Where they run: local, ray, or ray:HOST:PORT, as for weigh.
         ledger: SQLAlchemy URL or path of the ledger; ledger.sqlite in --out where left out.
         out: Folder of the report.
     """
@@ -71,6 +73,7 @@ def screen(
                 fields=field,
                 recipes=with_ or (),
                 jobs=jobs,
+                engine=engine,
                 out=out,
                 ledger=ledger,
                 progress=live.show,

@@ -30,6 +30,7 @@ def weigh(
     arms: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     tune: int | None = None,
     jobs: int | None = None,
+    engine: str = "local",
     device: str | None = None,
     time_limit: float | None = None,
     retry: Annotated[bool, Parameter(negative=())] = False,
@@ -55,6 +56,8 @@ def weigh(
         tune: Number of tries, at least 3, that each arm gets in place of those of its grids, at values that Optuna
             suggests between the smallest and the largest of the grid; needs the extra tune.
         jobs: Worker processes; as many as there are cores where left out.
+        engine: Where they are: local, ray (Ray's own cluster on this machine), or ray:HOST:PORT (a cluster that runs;
+            code, own studies and data lie at the same path on all its nodes); needs the extra ray.
         device: cpu or cuda.
         time_limit: Seconds a trial may take.
         retry: Run trials again that crashed, ran out of memory or time.
@@ -88,6 +91,7 @@ def weigh(
                 arms=arms,
                 tune=tune,
                 jobs=jobs,
+                engine=engine,
                 device=device,
                 time_limit=time_limit,
                 retry=retry,

@@ -6,6 +6,7 @@ from paperweight.processes.imports import (
     allow_name,
     belongs_to_the_user,
     current_folder_last,
+    handed_over,
     searched_folders,
 )
 from paperweight.processes.worker import WORKER_CODE, WORKER_ENVIRONMENT, start_worker
@@ -21,6 +22,7 @@ __all__ = [
     "allow_name",
     "belongs_to_the_user",
     "current_folder_last",
+    "handed_over",
     "searched_folders",
     "start_worker",
 ]

@@ -17,7 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import final
 
-__all__ = ["allow_folder", "allow_name", "belongs_to_the_user", "current_folder_last", "searched_folders"]
+__all__ = [
+    "allow_folder",
+    "allow_name",
+    "belongs_to_the_user",
+    "current_folder_last",
+    "handed_over",
+    "searched_folders",
+]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-from paperweight.bench.engine import LocalEngine
+from paperweight.bench.engine import Engine
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.sharing import complete
 from paperweight.bench.trial import TrialRecord, TrialSpec
@@ -61,7 +61,7 @@ class Bench:
     """
 
     ledger: Ledger
-    engine: LocalEngine
+    engine: Engine
     spec: TrialSpec
     clock: Clock
     seconds: Callable[[ScreenArm], float] = field(default=lambda _: 0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, final
 
-from paperweight.bench.engine import LocalEngine, default_jobs
+from paperweight.bench.engines import chosen_engine
 from paperweight.bench.ledger import Ledger
 from paperweight.bench.trial import FINISHED, TrialSpec
 from paperweight.catalogue import FIELDS, entries, nearest, object_hash
@@ -46,6 +46,7 @@ def screen(
     fields: Sequence[str] | None = None,
     recipes: Sequence[str] = (),
     jobs: int | None = None,
+    engine: str = "local",
     out: str | Path = "screens",
     ledger: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -69,6 +70,7 @@ def screen(
         fields: Fields whose recipes are looked at; all where left out.
         recipes: Recipes of the person's own, each as ``package.module:recipe``.
         jobs: Trials at once; the number of cores where left out.
+        engine: Where they run, as in `paperweight.weigh`.
         out: The folder in which trials and plan are kept.
         ledger: Where trials are kept in place of ``ledger.sqlite`` there: a path, or the URL of a database.
         progress: Called after every trial.
@@ -108,9 +110,8 @@ def screen(
         recipes=" ".join(named),
         own=hashlib.sha256("".join(own).encode()).hexdigest()[:12] if own else "",
     )
-    count = jobs if jobs is not None else default_jobs("cpu")
     clock = Clock(60 * minutes - _RESERVE, started)
-    engine = LocalEngine(jobs=count, time_limit=max(20.0, 6 * minutes), worker=worker)
+    runs = chosen_engine(engine, jobs=jobs, device="cpu", time_limit=max(20.0, 6 * minutes), worker=worker)
     folder = expanded(out)
     spec = TrialSpec(
         study="",
@@ -121,11 +122,11 @@ def screen(
         data_hash=source_hash(data),
         network=network,
     )
-    kept = _Kept(folder / f"{_key(spec, shared, minutes, list(chosen), count)}.plan.json")
+    kept = _Kept(folder / f"{_key(spec, shared, minutes, list(chosen), runs.jobs)}.plan.json")
     clock.seconds -= kept.spent
-    with Ledger(str(ledger or folder / "ledger.sqlite")) as book, engine:
-        bench = Bench(book, engine, spec, clock)
-        course = Course(bench, shared, chosen, jobs=count, planned=kept.planned, waves=kept.waves, tell=progress)
+    with Ledger(str(ledger or folder / "ledger.sqlite")) as book, runs:
+        bench = Bench(book, runs, spec, clock)
+        course = Course(bench, shared, chosen, jobs=runs.jobs, planned=kept.planned, waves=kept.waves, tell=progress)
         before = kept.spent
 
         def keep() -> None:

@@ -144,7 +144,7 @@ def test_the_study_runs_on_the_user_s_images(
 ) -> None:
     data = make(tmp_path / "mine")
     if make is class_folders:  # the other runs in real workers
-        monkeypatch.setattr("paperweight.bench.runner.LocalEngine", InProcess)
+        monkeypatch.setattr("paperweight.bench.engines.local_engine", InProcess)
     options = {"budget": "smoke", "seeds": 1, "arms": ["smoothed"], "jobs": 2}
     found = weigh("laplacian_smoothing", data=data, ledger=None, **options)
     assert [record.status for record in found.records] == ["finished"] * 2, found.records[0].message
