@@ -107,6 +107,21 @@ def test_another_name_is_no_engine(name: str) -> None:
         chosen_engine(name, jobs=1, device="cpu", time_limit=1.0)
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("localhost", "'localhost' is no HOST:PORT"), ("127.0.0.1:x", "is no HOST:PORT"), ("127.0.0.1:1", "refused")],
+)
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is for Linux on x86_64 here")
+def test_a_cluster_that_is_not_there_is_told_at_once(place: str, words: str) -> None:
+    with pytest.raises(InputError, match=f"cannot be reached: .*{words}.*; name the HOST:PORT of a running cluster"):
+        chosen_engine(f"ray:{place}", jobs=1, device="cpu", time_limit=1.0)
+
+
+def test_workers_are_counted_before_a_cluster_is_started() -> None:
+    with pytest.raises(InputError, match="jobs must be at least 1, got 0"):
+        chosen_engine("ray", jobs=0, device="cpu", time_limit=1.0)
+
+
 def test_a_gpu_is_of_this_machine() -> None:
     with pytest.raises(InputError, match="computes on CPUs alone, got device 'cuda'"):
         chosen_engine("ray", jobs=1, device="cuda", time_limit=1.0)

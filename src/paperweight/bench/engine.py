@@ -11,7 +11,7 @@ from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.errors import InputError
 from paperweight.processes import GuardedProcess, StoppedError
 
-__all__ = ["Engine", "Worker", "Workers", "default_jobs", "local_engine"]
+__all__ = ["Engine", "Worker", "Workers", "check_jobs", "default_jobs", "local_engine"]
 
 _LONGEST = 30 * 86_400.0
 _RERUNS = 2
@@ -22,6 +22,16 @@ def default_jobs(device: str) -> int:
     if device != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuse a number of workers below 1.
+
+    Raises:
+        InputError: If it is.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs must be at least 1, got {jobs}")
 
 
 class Worker(Protocol):
@@ -110,8 +120,7 @@ class Engine:
         time_limit: float,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        if jobs < 1:
-            raise InputError(f"jobs must be at least 1, got {jobs}")
+        check_jobs(jobs)
         if not 0 < time_limit <= _LONGEST:
             raise InputError(f"time_limit must be above 0 and at most {_LONGEST:,.0f} seconds, got {time_limit}")
         self.jobs = jobs

@@ -10,12 +10,14 @@ import contextlib
 import hashlib
 import importlib
 import os
+import signal
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, final
 
-from paperweight.bench.engine import Engine
+from paperweight.bench.engine import Engine, check_jobs
 from paperweight.bench.process import Answer, LocalWorkers, WorkerProcess
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.data import source_hash
@@ -26,6 +28,7 @@ from paperweight.provenance import here
 __all__ = ["RayWorkers", "ray_engine"]
 
 _POLL = 1.0
+_PATIENCE = 5.0
 
 
 def ray_engine(
@@ -47,6 +50,8 @@ def ray_engine(
     Raises:
         InputError: If Ray is not installed, the cluster cannot be reached, or a number is outside its range.
     """
+    if jobs is not None:
+        check_jobs(jobs)
     cores = _connect(address, jobs)
     return Engine(
         lambda: RayWorkers(_ray()), jobs=cores if jobs is None else jobs, time_limit=time_limit, progress=progress
@@ -69,14 +74,41 @@ def _connect(address: str | None, jobs: int | None) -> int:
     if not ray.is_initialized():
         own = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
         try:
-            ray.init(
-                address=address or "local", log_to_driver=False, configure_logging=False, logging_level="error", **own
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            if address not in (None, "auto"):
+                _knock(address)
+            with _signals_kept():
+                ray.init(
+                    address=address or "local",
+                    log_to_driver=False,
+                    configure_logging=False,
+                    logging_level="error",
+                    **own,
+                )
+        except (OSError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"engine ray:{address or ''} cannot be reached: {error}; name the HOST:PORT of a running cluster"
             ) from None
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _knock(address: str) -> None:
+    """Look whether anybody listens there, since Ray tries for minutes; raises OSError or ValueError otherwise."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"{address!r} is no HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Generator[None]:
+    """Put back how signals are answered, which Ray changes."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, answer in before.items():
+                signal.signal(number, answer)
 
 
 @final
