@@ -1,6 +1,6 @@
 """A robust classifier draws, fills and sharpens characters; a standard one makes noise (Santurkar et al. 2019).
 
-A perceptron learns easy glyphs of 12 pixels, without attacks, on attacks in norm 2, or with Gaussian noise of the same
+A perceptron learns easy glyphs of 28 pixels, without attacks, on attacks in norm 2, or with Gaussian noise of the same
 size. Each is then used for three tasks by gradient ascent of the class probability: to generate characters from blurred
 seeds, to fill a hole, and to enlarge images of half the size. Two judges, LeNets that learned other images, tell what
 is seen in the results; one chooses the radius of the generation, the other measures. The headline is the accuracy of
@@ -26,9 +26,8 @@ from paperweight.nets import MLP, LeNet, evaluating
 from paperweight.robustness.robust_synthesis import ClassAscent, class_seeds, inpainted, super_resolved
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
 
-_RADIUS = 1.0  # of the attacks in training
-_RADII = (1.5, 3.0, 6.0, 12.0)  # of the generation; two images of 12 pixels a side differ by 12 at most
-_HOLE = 5
+_RADIUS = 0.7  # of the attacks in training
+_RADII = (2.0, 4.0, 8.0, 16.0)  # of the generation
 
 Change = Callable[..., Tensor]
 """Changes a batch of training images, called with model, images, labels and ``generator``."""
@@ -59,7 +58,7 @@ STUDY = Study(
         "seeds": Arm("control: no classifier; seeds, means and enlarged pixels as they are", None),
     },
     metrics={
-        "seen": Metric.higher("accuracy of another network on generated images", 0.02),
+        "seen": Metric.higher("accuracy of another network on generated images", 0.03),
         "distance": Metric.lower("distance of its mean features from those of images", 0.05),
         "filled": Metric.higher("accuracy of another network on images with a filled hole", 0.02),
         "enlarged": Metric.higher("accuracy of another network on enlarged images", 0.02),
@@ -67,15 +66,16 @@ STUDY = Study(
     },
     headline="seen",
     tuned=(
-        "the radius of the generation, 4 tries an arm and seed from one grid, its largest no bound at all, by the "
-        "accuracy of a network that is not the one that measures; other radii are 2 and 1, steps an eighth of a radius"
+        "the radius of the generation, 4 tries an arm and seed from one grid, by the accuracy of a network that "
+        "is not the one that measures; other radii are 4 and 2, and all steps an eighth of a radius long"
     ),
     limits=(
         "Small images of characters, one small perceptron, judges of one architecture that could be fooled, too: "
         "nothing follows for photographs. How images look to people is not measured. Holes are filled, and images "
-        "enlarged, towards the right class, as in the paper."
+        "enlarged, towards the right class, as in the paper. Weighed before on the first 10 seeds with attacks of "
+        "radius 1, under which two robust classifiers did not learn: -0.004, of an interval from -0.112 to 0.085."
     ),
-    seeds=10,
+    seeds=12,
 )
 
 
@@ -87,14 +87,13 @@ def run(arm: Arm[Change | None], setting: Setting) -> Outcome:
         desk=(3_000, 2_000, 1_000),
         gpu=(10_000, 5_000, 2_000),
         default="glyphs-20",
-        max_side=12,
         normalised=False,
     )
     (choosing, measuring), test = _judges(task.data.validation, task.shape, task.classes, setting), task.data.test
     model = task.network(partial(MLP, hidden=(128, 128)))
     steps = setting.pick(smoke=4, desk=400, gpu=5_000)
     if arm.make is not None:
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
         fit_robust(
             model,
             optimizer,
@@ -123,12 +122,13 @@ def run(arm: Arm[Change | None], setting: Setting) -> Outcome:
         better="higher",
     )
     holes = torch.zeros(len(test), 1, *task.shape[1:], dtype=torch.bool, device=labels.device)
-    places = torch.randint(min(task.shape[1:]) - _HOLE + 1, (len(test), 2), generator=setting.generator("evaluation"))
+    hole = max(1, min(task.shape[1:]) // 3)
+    places = torch.randint(min(task.shape[1:]) - hole + 1, (len(test), 2), generator=setting.generator("evaluation"))
     for number, (row, column) in enumerate(places.tolist()):
-        holes[number, :, row : row + _HOLE, column : column + _HOLE] = True
-    filled = inpainted(model, test.images, holes, test.labels, radius=2 * scale, steps=ascent, step=0.25)
+        holes[number, :, row : row + hole, column : column + hole] = True
+    filled = inpainted(model, test.images, holes, test.labels, radius=4 * scale, steps=ascent, step=0.5)
     small = resize(test.images, (task.shape[1] // 2, task.shape[2] // 2)).clamp(0, 1)
-    enlarged = super_resolved(model, small, test.labels, factor=2, radius=scale, steps=ascent, step=0.125)
+    enlarged = super_resolved(model, small, test.labels, factor=2, radius=2 * scale, steps=ascent, step=0.25)
     within = holes.expand_as(filled)
 
     def features(images: Tensor) -> Tensor:
