@@ -114,6 +114,27 @@ def test_maps_of_channels_are_in_closed_form_where_the_rest_is_linear():
         grad_cam(twice, IMAGES, torch.zeros(6, dtype=torch.int64), layer="0")
 
 
+def test_maps_of_channels_by_hand_and_their_gradient_by_finite_differences():
+    model, images = toy_classifier().double(), IMAGES.double()
+    activations = model[:3](images).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model[3:](activations).gather(1, LABELS[:, None]).sum(), activations)
+    weights = gradient.sum(dim=(2, 3)) / 16
+    expected = torch.einsum("nc,nchw->nhw", weights, activations).clamp(min=0)
+    torch.testing.assert_close(grad_cam(model, images, LABELS, layer="2"), expected)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        deeper = nn.Sequential(
+            nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Conv2d(2, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(2, 3)
+        )
+    deeper, place = deeper.double(), images.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(grad_cam(deeper, place, LABELS, layer="1").sum(), place)
+    step = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    step[0, 0, 1, 2] = 1e-5
+    there, back = (grad_cam(deeper, images + sign * step, LABELS, layer="1").sum(dim=(1, 2)) for sign in (1, -1))
+    torch.testing.assert_close(slopes[:, 0, 1, 2], (there - back) / 2e-5, atol=1e-6, rtol=1e-4)
+    assert slopes.abs().max() > 1e-4
+
+
 def test_distances_are_those_of_cosines():
     for number in range(5):
         first, second = FIRST[number].flatten().tolist(), SECOND[number].flatten().tolist()
