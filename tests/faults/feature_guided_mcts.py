@@ -19,7 +19,7 @@ FAULTS = (
     Fault("more queries than are left", "min(_CHUNK, asked.left)", "_CHUNK"),
     Fault("nothing restored", "restored(changed, image, asked, generator)", "changed"),
     Fault("as many pixels as the best try", "[: fewest - 1]", "[:fewest]"),
-    Fault("search goes on at one pixel", "while asked.left and fewest > 1:", "while asked.left and fewest > 0:"),
+    Fault("search goes on at one pixel", "while asked.left > 0 and fewest > 1:", "while asked.left > 0 and fewest > 0:"),
     Fault("upwards alone", "(self.step if turn % 2 else -self.step)", "self.step"),
     Fault("bounds not kept", "moved.clamp(*self.bounds)", "moved"),
     Fault(
@@ -31,7 +31,7 @@ FAULTS = (
     Part(
         "restored where the class comes back", "if asked.wrong(tried[None])[0]:", "if not asked.wrong(tried[None])[0]:"
     ),
-    Part("restored beyond the queries", "        if not asked.left:", "        if False:"),
+    Part("restored beyond the queries", "        if asked.left <= 0:", "        if False:"),
     Part("bound without visits", "math.log(self.visits) / place.visits)", "math.log(self.visits))"),
     Part("sum of rewards", "sign * place.reward / place.visits", "sign * place.reward"),
 )

@@ -27,11 +27,12 @@ class Counted(nn.Module):
 
     def __init__(self, needed):
         super().__init__()
-        self.needed, self.rows, self.modes = needed, 0, set()
+        self.needed, self.rows, self.modes, self.sizes = needed, 0, set(), []
 
     def forward(self, images):
         self.rows += len(images)
         self.modes.add(self.training)
+        self.sizes += (images != 0).flatten(1).sum(dim=1).tolist()
         found = (images[:, 0, 0] == 1).sum(dim=1).float() - self.needed + 0.5
         return torch.stack([-found, found], dim=1)
 
@@ -87,7 +88,7 @@ def test_blobs_are_found_where_they_are_the_stronger_first_and_the_larger_as_lar
     strong = detect_keypoints(blobs((6, 5, 1.0, 0.3), (16, 13, 1.0, 0.6)), most=1)
     assert strong.places.tolist() == [[16, 13]]
     colours = torch.cat([blobs((6, 5, 1.0, 0.3)), blobs((6, 5, 1.0, -0.3))])
-    assert len(detect_keypoints(colours).places) == 1
+    assert detect_keypoints(colours).places.tolist() == [[12, 10]]  # the middle: on average nothing is there
     assert detect_keypoints(torch.full((1, 6, 8), 0.5)).places.tolist() == [[3, 4]]
 
 
@@ -126,6 +127,7 @@ def test_what_breaks_the_image_is_found_no_more_is_changed_and_queries_are_count
     assert (found[0, 0, 0] == 1).sum() == needed
     if needed == 2:
         assert model.rows == 400
+        assert max(model.sizes[-100:]) == 1  # no try needs as many pixels as the best has
 
 
 def test_only_the_queries_allowed_are_asked_and_nothing_found_is_nothing_changed():

@@ -48,7 +48,7 @@ def restored(changed: Tensor, image: Tensor, asked: Asked, generator: torch.Gene
     """Restore changed pixels, one after the other in random order, where the class stays wrong without them."""
     places = (changed != image).any(dim=0).nonzero()
     for row, column in places[torch.randperm(len(places), generator=generator)].tolist():
-        if not asked.left:
+        if asked.left <= 0:
             break
         tried = changed.clone()
         tried[:, row, column] = image[:, row, column]

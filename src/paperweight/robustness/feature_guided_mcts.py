@@ -217,13 +217,13 @@ class FeatureGuidedSearch:
             return best
         around, weights = saliency(self.keypoints(image), *image.shape[1:])
         overall, root = weights @ around + 1e-12, Place()
-        while asked.left and fewest > 1:
+        while asked.left > 0 and fewest > 1:
             path, turns = self._descended(root, around, weights, generator)
             drawn = torch.multinomial(overall, len(overall), generator=generator)
             signs = torch.randint(2, drawn.shape, generator=generator)
             turns = (turns + (2 * drawn + signs).tolist())[: fewest - 1]
             reward, count = 0.0, min(max(1, len(path) // 2), len(turns))
-            while count <= len(turns) and asked.left and not reward:
+            while count <= len(turns) and asked.left > 0 and not reward:
                 counts = range(count, min(count + min(_CHUNK, asked.left), len(turns) + 1))
                 tries = torch.stack([self._played(image, turns[:number]) for number in counts])
                 for number, changed, errs in zip(counts, tries, asked.wrong(tries), strict=True):
