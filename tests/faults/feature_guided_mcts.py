@@ -19,7 +19,9 @@ FAULTS = (
     Fault("more queries than are left", "min(_CHUNK, asked.left)", "_CHUNK"),
     Fault("nothing restored", "restored(changed, image, asked, generator)", "changed"),
     Fault("as many pixels as the best try", "[: fewest - 1]", "[:fewest]"),
-    Fault("search goes on at one pixel", "while asked.left > 0 and fewest > 1:", "while asked.left > 0 and fewest > 0:"),
+    Fault(
+        "search goes on at one pixel", "while asked.left > 0 and fewest > 1:", "while asked.left > 0 and fewest > 0:"
+    ),
     Fault("upwards alone", "(self.step if turn % 2 else -self.step)", "self.step"),
     Fault("bounds not kept", "moved.clamp(*self.bounds)", "moved"),
     Fault(
