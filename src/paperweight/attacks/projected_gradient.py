@@ -24,7 +24,7 @@ from paperweight.nets import evaluating
 
 __all__ = ["ProjectedGradient", "step_lengths"]
 
-_COMPACT = 32  # rows leave a batch when one in so many is done: a new size costs a network some preparation, as do rows
+_COMPACT = 8  # rows leave a batch when one in so many is done, since each new size costs a network some preparation
 
 
 def step_lengths(first: float, steps: int) -> list[float]:
