@@ -7,7 +7,7 @@ Cost: a look at each record; near copies take a product of embeddings; to find a
 
 Source:
     M. Brack, P. Schramowski, K. Kersting, "Distilling Adversarial Prompts from Safety Benchmarks: Report for the
-    Adversarial Nibbler Challenge", 2023, https://arxiv.org/abs/2309.11575. Implemented: the steps of the distillation.
+    Adversarial Nibbler Challenge", 2023, https://aclanthology.org/2023.artofsafety-1.3/. Implemented: the steps of the distillation.
 
 Deviations:
     - The text was not at hand, and no code of the authors was found: thresholds, and the order of the steps, are ours.
@@ -37,7 +37,7 @@ PAPER = Paper(
     title="Distilling Adversarial Prompts from Safety Benchmarks: Report for the Adversarial Nibbler Challenge",
     authors=("Manuel Brack", "Patrick Schramowski", "Kristian Kersting"),
     year=2023,
-    url="https://arxiv.org/abs/2309.11575",
+    url="https://aclanthology.org/2023.artofsafety-1.3/",
     provides={
         "bypass_report": "function",
         "deduplicate": "function",
