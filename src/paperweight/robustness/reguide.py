@@ -12,7 +12,8 @@ Source:
     an answer, and answers that refuse.
 
 Deviations:
-    - Questions ask for the same in words of our own. Lists may come with numbers or dashes.
+    - Questions ask for the same in words of our own. Lists may come with numbers or dashes. Suggested classes follow
+      those that are known; the authors' questions have them shuffled.
     - What counts as the same class is a function of the caller's; the authors filter by rules and by a text encoder.
     - Confidences are divided by their sum; an answer without any is judged as out of the classes for certain.
 """
