@@ -7,7 +7,8 @@ Cost: a look at each record; near copies take a product of embeddings; to find a
 
 Source:
     M. Brack, P. Schramowski, K. Kersting, "Distilling Adversarial Prompts from Safety Benchmarks: Report for the
-    Adversarial Nibbler Challenge", 2023, https://aclanthology.org/2023.artofsafety-1.3/. Implemented: the steps of the distillation.
+    Adversarial Nibbler Challenge", 2023, https://aclanthology.org/2023.artofsafety-1.3/. Implemented: the steps of the
+    distillation.
 
 Deviations:
     - The text was not at hand, and no code of the authors was found: thresholds, and the order of the steps, are ours.
