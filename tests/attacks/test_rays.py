@@ -141,3 +141,13 @@ def test_other_bounds_have_other_rays():
     deciding = Deciding(half([0.0, 0.0], -1.0))
     RaySAttack(queries=2, bounds=(-2.0, 3.0)).search(deciding, torch.zeros(1, 2), torch.tensor([0]))
     assert deciding.asked[1].tolist() == [[3.0, 3.0]]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-9), (torch.bfloat16, 1e-3)])
+def test_a_tolerance_that_the_type_cannot_tell_ends_a_bisection_all_the_same(dtype, tolerance):
+    weight = normal(8).tolist()
+    model = half(weight, -0.05 * sum(map(abs, weight)) - sum(weight) / 2).to(dtype)
+    found = RaySAttack(queries=1000, tolerance=tolerance).search(
+        model, torch.full((1, 8), 0.5, dtype=dtype), torch.tensor([0])
+    )
+    assert (found.inputs - 0.5).abs().max().item() == pytest.approx(0.05, abs=0.02)

@@ -121,8 +121,56 @@ def test_a_table_of_other_factors_or_a_torn_line_is_told(tmp_path):
     with pytest.raises(InputError, match=r"table\.csv must begin with the columns loss, budget, seed, it has loss, s"):
         BudgetStudy(FACTORS, measured, SEEDS).run(path)
     path.write_text(path.read_text() + "labels,1\n")
-    with pytest.raises(InputError, match=r"table\.csv, line 3: measures must be numbers"):
+    with pytest.raises(InputError, match=r"table\.csv, line 3: seeds must be whole numbers and measures numbers"):
         BudgetStudy({"loss": ["labels"]}, lambda loss, seed: {"m": 1}, seeds=[0, 1]).run(path)
+
+
+def once(b, seed):
+    return {"acc": 0.98765, "loss": 2.0}
+
+
+def test_a_line_that_was_cut_off_is_trained_again(tmp_path):
+    path, study = tmp_path / "table.csv", BudgetStudy({"b": [500, 2000]}, once, seeds=[0])
+    whole = study.run(path)
+    text = path.read_text()
+    for cut in (1, 4, 12, len(text) - 3, len(text)):
+        path.write_text(text[:-cut])
+        assert study.run(path) == whole
+        assert path.read_text() == text
+
+
+def test_columns_are_those_of_the_file(tmp_path):
+    path, study = tmp_path / "table.csv", BudgetStudy({"b": [500]}, once, seeds=[0])
+    path.write_bytes("\ufeffb,seed,loss,acc\n".encode())
+    assert study.run(path).rows[0]["acc"] == study.run(path).rows[0]["acc"] == 0.98765
+    path.write_text("b,seed,loss\n")
+    with pytest.raises(ValueError, match=r"same measures each time, \['loss'\]"):
+        study.run(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"b,seed,acc,loss\n500,0.7,1,2\n", "seeds must be whole numbers"),
+        (b"b,seed,acc,loss\n500,nan,1,2\n", "seeds must be whole numbers"),
+        (b"b,seed,acc,loss\n500,0,1,2,3\n", "as many as there are columns"),
+        (b"b,seed,acc\n\xe9,0,1\n", "must be a CSV file in UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(tmp_path, content, words):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"table.csv.*{words}"):
+        BudgetStudy({"b": [500]}, once, seeds=[0]).run(path)
+    with pytest.raises(InputError, match="must be a CSV file"):
+        BudgetStudy({"b": [500]}, once, seeds=[0]).run(tmp_path)
+
+
+def test_a_measure_that_never_changes_is_explained_by_nothing():
+    found = BudgetStudy({"a": [1, 2, 3], "b": ["x", "y"]}, lambda a, b, seed: {"m": 0.1}).run().effects("m")
+    assert [effect.share for effect in found] == [0.0] * 3
+    assert all(math.isnan(effect.p) for effect in found)
+    assert found[0].means == pytest.approx({"1": 0.1, "2": 0.1, "3": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -132,6 +180,8 @@ def test_a_table_of_other_factors_or_a_torn_line_is_told(tmp_path):
         ({"seed": [1]}, [0], "none is named seed"),
         ({"loss": []}, [0], "loss has"),
         ({"loss": [1, "1"]}, [0], "read differently"),
+        ({"loss": ["a\nb"]}, [0], "in one line each"),
+        ({"loss": "clip"}, [0], "lists of levels"),
         ({"loss": [1]}, [], "seeds must be at least one"),
         ({"loss": [1]}, [0, 0], "all different"),
     ],
@@ -149,3 +199,5 @@ def test_measures_are_named_and_alike_and_finite():
         table.effects("m")
     with pytest.raises(ValueError, match="same measures each time"):
         BudgetStudy({"a": [0, 1]}, lambda a, seed: {"m": 1.0} if a else {"n": 1.0}).run()
+    with pytest.raises(ValueError, match="none that is named as a factor or seed"):
+        BudgetStudy({"a": [0, 1]}, lambda a, seed: {"a": 1.0}).run()

@@ -53,7 +53,7 @@ class RaySAttack:
 
     Args:
         queries: Number of forward passes for an input, at least 2.
-        tolerance: Distances are found to this, above 0; the authors have 0.001.
+        tolerance: Distances are found to this, above 0, or to what the inputs' type can tell; the authors have 0.001.
         targeted: Whether the labels are those that the model shall give.
         bounds: Smallest and largest entry of an input.
 
@@ -121,7 +121,9 @@ class RaySAttack:
                 distance = torch.where(better, size, distance)
                 low = torch.where(bisects & ~found, size, torch.where(bisects, low, torch.zeros_like(low)))
                 high = torch.where(found, size, high)
-                bisects = (bisects | found) & (high - low > self.tolerance)
+                middle = (low + high) / 2
+                apart = (high - low > self.tolerance) & (middle > low) & (middle < high)
+                bisects = (bisects | found) & apart
                 count += ~unchanged
                 stage, block = _next(stage, block, ~bisects, flat.shape[1])
                 tried = torch.where(bisects[:, None], tried, turned(best, stage, block))

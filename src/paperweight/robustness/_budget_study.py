@@ -25,6 +25,8 @@ from paperweight.errors import InputError
 
 __all__ = ["BudgetStudy", "BudgetTable", "Effect"]
 
+_ROUNDING = 1e-12
+
 
 @final
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class BudgetTable:
         if not np.isfinite(values).all():
             raise ValueError(f"measure must be finite in every training, {measure} is not; leave out what failed")
         total, axes = float(((values - values.mean()) ** 2).sum()), range(values.ndim)
+        if total <= values.size * (_ROUNDING * float(np.abs(values).max())) ** 2:
+            total = 0.0
         chosen = [(axis,) for axis in axes] + list(itertools.combinations(range(values.ndim - 1), 2))
         parts = {those: _beyond(values, those) for those in chosen}
         squares = {those: float((np.broadcast_to(part, values.shape) ** 2).sum()) for those, part in parts.items()}
@@ -118,7 +122,7 @@ class BudgetTable:
             if values.ndim - 1 in those or not freedom[those]:
                 continue
             p = math.nan
-            if free > 0 and left > 1e-12 * total:
+            if free > 0 and total > 0 and left > 1e-12 * total:
                 p = float(f_distribution.sf(squares[those] / freedom[those] / (left / free), freedom[those], free))
             means = values.mean(axis=tuple(axis for axis in axes if axis not in those)) if len(those) == 1 else []
             of = {level: float(mean) for level, mean in zip(self.factors[names[those[0]]], means, strict=False)}
@@ -155,8 +159,11 @@ class BudgetStudy:
         if not factors or "seed" in factors:
             raise ValueError(f"factors must be one at least, and none is named seed, got {list(factors)}")
         for name, levels in factors.items():
-            if not len(levels) or len({str(level) for level in levels}) < len(levels):
-                raise ValueError(f"factors must have levels that read differently, {name} has {list(levels)}")
+            texts = [] if isinstance(levels, str) else [str(level) for level in levels]
+            if not texts or len(set(texts)) < len(texts) or any(len(text.splitlines()) > 1 for text in (name, *texts)):
+                raise ValueError(
+                    f"factors must have lists of levels that read differently, in one line each, {name} has {levels!r}"
+                )
         if not len(seeds) or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be at least one, all different, got {list(seeds)}")
         self.factors, self.train, self.seeds = {name: list(levels) for name, levels in factors.items()}, train, seeds
@@ -165,17 +172,18 @@ class BudgetStudy:
         """Train what is not in the table yet, and give the table.
 
         Args:
-            path: A CSV file to which each training adds a row when it is done. Where it is there already, what it holds
-                is not trained again.
+            path: A CSV file in UTF-8 to which each training adds a row when it is done. Where it is there already, what
+                it holds is not trained again; a last line that was cut off is.
 
         Returns:
             The table, in the order of factors and seeds.
 
         Raises:
-            InputError: If the file belongs to other factors, or cannot be read.
-            ValueError: If a training gives other measures than the first.
+            InputError: If the file belongs to other factors, or cannot be read or written.
+            ValueError: If a training gives other measures than those before, or one that is named as a factor.
         """
-        done = {} if path is None else self._read(Path(path))
+        file = None if path is None else _File(Path(path), tuple(self.factors))
+        done = {} if file is None else file.rows()
         rows: list[Mapping[str, Any]] = []
         for seed in self.seeds:
             for combination in itertools.product(*self.factors.values()):
@@ -183,50 +191,78 @@ class BudgetStudy:
                 key = (*map(str, combination), str(seed))
                 if key not in done:
                     measured = {name: float(value) for name, value in self.train(**levels, seed=seed).items()}
-                    row = {**{name: str(level) for name, level in levels.items()}, "seed": seed, **measured}
-                    expected = next(iter(done.values()), row)
-                    if set(row) != set(expected):
-                        raise ValueError(f"train must give the same measures each time, got {list(measured)}")
-                    done[key] = row
-                    if path is not None:
-                        _append(Path(path), {name: row[name] for name in expected})
+                    expected = next((set(row) - {*self.factors, "seed"} for row in done.values()), set(measured))
+                    if file is not None and file.measures:
+                        expected = set(file.measures)
+                    if set(measured) != expected or expected & {*self.factors, "seed"}:
+                        raise ValueError(
+                            f"train must give the same measures each time, {sorted(expected)}, and none that is named "
+                            f"as a factor or seed, got {list(measured)}"
+                        )
+                    done[key] = {**{name: str(level) for name, level in levels.items()}, "seed": seed, **measured}
+                    if file is not None:
+                        file.add(done[key])
                 rows.append(done[key])
         texts = {name: tuple(map(str, levels)) for name, levels in self.factors.items()}
         return BudgetTable(texts, tuple(rows))
 
-    def _read(self, path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
-        """Give the rows that a file holds, by levels and seed."""
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return {}
-        names = [*self.factors, "seed"]
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            if columns[: len(names)] != names:
-                wanted, there = ", ".join(names), ", ".join(columns)
-                raise InputError(f"{path} must begin with the columns {wanted}, it has {there}; give a new path")
-            found: dict[tuple[str, ...], dict[str, Any]] = {}
-            for row in reader:
-                try:
-                    numbers = {name: float(value) for name, value in row.items() if name not in self.factors}
-                except (TypeError, ValueError):
-                    raise InputError(
-                        f"{path}, line {reader.line_num}: measures must be numbers, got {list(row.values())}; "
-                        "take the line out, and it is trained again"
-                    ) from None
-                levels = {name: row[name] for name in self.factors}
-                found[(*levels.values(), row["seed"])] = {**levels, **numbers, "seed": int(numbers["seed"])}
+
+@final
+class _File:
+    """A CSV file of trainings; a last line that was cut off is taken out, and trained again."""
+
+    def __init__(self, path: Path, factors: tuple[str, ...]) -> None:
+        self._path, self._names = path, [*factors, "seed"]
+        self.measures: list[str] = []
+
+    def rows(self) -> dict[tuple[str, ...], dict[str, Any]]:
+        """Give the rows that are there, by levels and seed."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            text = self._path.read_bytes().decode("utf-8-sig") if self._path.exists() else ""
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:
+                self._path.write_bytes(whole.encode())
+            reader = csv.DictReader(whole.splitlines(keepends=True), strict=True)
+            return self._parsed(reader) if whole else {}
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{self._path} must be a CSV file in UTF-8 that can be read: {error}") from None
+
+    def _parsed(self, reader: "csv.DictReader[str]") -> dict[tuple[str, ...], dict[str, Any]]:
+        columns = list(reader.fieldnames or ())
+        if columns[: len(self._names)] != self._names:
+            wanted, there = ", ".join(self._names), ", ".join(columns)
+            raise InputError(f"{self._path} must begin with the columns {wanted}, it has {there}; give a new path")
+        self.measures = columns[len(self._names) :]
+        found: dict[tuple[str, ...], dict[str, Any]] = {}
+        for row in reader:
+            try:
+                if None in row:
+                    raise ValueError
+                numbers = {name: float(row[name]) for name in self.measures}
+                levels = {name: row[name] for name in self._names[:-1]}
+                found[(*levels.values(), row["seed"])] = {**levels, "seed": int(row["seed"]), **numbers}
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"{self._path}, line {reader.line_num}: seeds must be whole numbers and measures numbers, as many "
+                    f"as there are columns, got {list(row.values())}; take the line out, and it is trained again"
+                ) from None
         return found
 
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write a row at the end."""
+        new = not self.measures
+        self.measures = self.measures or [name for name in row if name not in self._names]
+        try:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, [*self._names, *self.measures], lineterminator="\n")
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise InputError(
+                f"{self._path} cannot be written: {error.strerror}; free space, or give a new path"
+            ) from None
 
 
 def _beyond(values: np.ndarray, those: tuple[int, ...]) -> np.ndarray:
