@@ -124,7 +124,7 @@ def square_search(
         deviation: Their deviation, (dim,), at least 0.
         spacing: Mean distance of embeddings, above 0.
         queries: Points that are asked about, at least 1.
-        batch: Points at a time, at least 1; the authors have 10 or more.
+        batch: Points at a time, at least 1.
         share: Share of the entries that noise changes, above 0, at most 1; one at least.
         generator: Source of randomness.
 
