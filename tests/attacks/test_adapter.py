@@ -129,5 +129,13 @@ def test_another_shape_is_refused() -> None:
         attack(network(), torch.zeros(2, 3), torch.tensor([0, 1]))
 
 
+def test_what_is_no_tensor_is_refused() -> None:
+    for given, name in ((None, "NoneType"), ((1, 2), "tuple")):
+        with pytest.raises(ValueError, match=f"as it was given, got {name}"):
+            AttackAdapter(lambda model, inputs, labels, given=given: given)(
+                network(), torch.zeros(2, 3), torch.zeros(2)
+            )
+
+
 def source(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

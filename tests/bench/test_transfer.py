@@ -1,6 +1,8 @@
 """Ledgers merged: each row once, all or none, the source untouched; and trials as a table."""
 
+import contextlib
 import math
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -131,8 +133,25 @@ def test_what_is_no_ledger_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ledger .*text\.sqlite cannot be opened: file is not a database"):
         merge_ledger(into, tmp_path / "text.sqlite")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="folder cannot be written"):
+    with pytest.raises(InputError, match="folder is a folder; name a new file"):
         export_trials(into, tmp_path / "folder")
+    before = Path(into).read_bytes()
+    with pytest.raises(InputError, match="is a database, maybe the ledger itself; name a new file"):
+        export_trials(into, into)
+    assert Path(into).read_bytes() == before
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:
+        other.execute("CREATE TABLE mine (number)")
+    with pytest.raises(InputError, match=r"other\.sqlite holds no trials"):
+        merge_ledger(into, tmp_path / "other.sqlite")
+
+
+def test_names_of_files_may_hold_anything(tmp_path: Path) -> None:
+    into = filled(tmp_path / "a.sqlite", record(0))
+    for number, name in enumerate(("p#1", "q?x=1", "50%41", "ä b")):
+        (tmp_path / name).mkdir()
+        source = filled(tmp_path / name / "l.sqlite", record(number + 1))
+        assert merge_ledger(into, source).trials == 1
+        assert [path.name for path in (tmp_path / name).iterdir() if path.suffix == ".sqlite"] == ["l.sqlite"]
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,12 @@ FAULTS = (
     Fault("one too few of a class", "place <= per_class", "place < per_class"),
     Fault("hardest first", "hardest[place <= per_class].sort().values", "hardest[place <= per_class]"),
     Fault("least sure anomalies", "amax(dim=1).argsort(descending=True", "amax(dim=1).argsort(descending=False"),
-    Fault("least sure answers first", "torch.unique(-confidences", "torch.unique(confidences"),
-    Fault("ties by order", "each = (share / sizes)[group.sort().values]", "each = correct.double()[group.argsort()]"),
+    Fault(
+        "least sure answers first",
+        "argsort(descending=True, stable=True)]\n    return (each",
+        "argsort(stable=True)]\n    return (each",
+    ),
+    Fault("ties by order", "return (right / sizes)[group]", "return correct.double()"),
     Fault(
         "last bin left out, as in the authors' code",
         "for part in surplus.split(cuts)]",
@@ -20,7 +24,9 @@ FAULTS = (
     ),
     Fault("bins count alike", "len(part) * part.mean().square()", "bin_size * part.mean().square()"),
     Fault("mean of absolute errors", "len(part) * part.mean().square()", "len(part) * part.mean().abs()"),
-    Fault("bins by number", "correct.double())[order]", "correct.double())"),
+    Fault(
+        "bins by number", "_means_of_equals(confidences, correct))[order]", "_means_of_equals(confidences, correct))"
+    ),
     Fault("lowest scores first", "torch.unique(-scores", "torch.unique(scores"),
     Fault(
         "precision of ordinary examples",

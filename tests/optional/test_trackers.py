@@ -58,7 +58,8 @@ def test_tensorboard_reads_what_was_written_once(ledger: str, tmp_path: Path) ->
     folder = tmp_path / "board"
     assert send(ledger, f"tensorboard:{folder}") == Sent(2, 1, 0)
     assert send(ledger, f"tensorboard:{folder}", study="lookahead") == Sent(0, 0, 3)
-    assert send(ledger, f"tensorboard:{folder}", study="other") == Sent(0, 0, 0)
+    with pytest.raises(InputError, match="study must be one of lookahead, which the ledger holds, got 'other'"):
+        send(ledger, f"tensorboard:{folder}", study="other")
     runs = {path.name.rpartition("-")[0]: path for path in (folder / "lookahead").iterdir()}
     assert set(runs) == {"sgd-0", "sgd-1", "summary"}
     events = EventAccumulator(str(runs["sgd-0"])).Reload()

@@ -205,6 +205,12 @@ def test_bins_are_neighbours_by_confidence_and_the_last_takes_what_is_left():
     assert rms_calibration_error(CONFIDENCES, CORRECT, bin_size=58) == pytest.approx(whole)
 
 
+def test_the_order_of_equal_confidences_does_not_matter_to_the_calibration_error():
+    correct = torch.arange(200) < 100
+    for given in (correct, correct.flip(0), correct[torch.randperm(200, generator=seeded(6))]):
+        assert rms_calibration_error(torch.ones(200), given) == pytest.approx(0.5)
+
+
 def test_no_input_and_a_label_too_many():
     filtration = AdversarialFiltration([toy_classifier()])
     assert len(filtration(torch.zeros(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64))[0]) == 0

@@ -49,6 +49,10 @@ def test_what_cannot_be_read_is_told(tmp_path):
         meta_table(path, **GIVEN | {"reference": lambda row: False})
     with pytest.raises(InputError, match=r"line 2: v2 must be an accuracy from 0 to 1, got '30%'"):
         meta_table(written(tmp_path, LINES[0], "a,plain,0.5,30%,0.1,0.2"), **GIVEN)
+    with pytest.raises(InputError, match="line 2: it has more entries than there are columns"):
+        meta_table(written(tmp_path, LINES[0], "a,plain,0.5,0.3,0.1,0.2,9"), **GIVEN)
+    with pytest.raises(InputError, match="names of columns that differ"):
+        meta_table(written(tmp_path, LINES[0] + ",val", "a,plain,0.5,0.3,0.1,0.2,9"), **GIVEN)
     with pytest.raises(InputError, match=r"none\.csv must be a CSV file that can be read"):
         meta_table(tmp_path / "none.csv", **GIVEN)
     with pytest.raises(ValueError, match="shifted must be names of columns"):

@@ -22,7 +22,7 @@ class AttackAdapter:
     Such an attack is called with a model, inputs and labels, as most are made in three lines (below). The adapter
     switches gradients on, puts the model into eval mode, draws all randomness of torch, NumPy and Python from the
     ``generator`` of the call, and leaves modes, gradients and random states as they were. It changes no value: whether
-    the attack stays within its radius, `paperweight check attack` tells.
+    the attack stays within its radius, `paperweight check attack` tells. Calls with one model must not overlap in time.
 
     Args:
         attack: Called with model, inputs (N, ...) and labels (N,), it gives changed inputs, a tensor or an array.
@@ -54,12 +54,10 @@ class AttackAdapter:
             model, given = copy.deepcopy(model).to(self.dtype), given.to(self.dtype)
         with _drawn_from(generator, inputs), evaluating(model), _gradients_kept(model), torch.enable_grad():
             changed = self.attack(model, given, labels.clone())
-        changed = torch.as_tensor(changed).detach().to(inputs)
-        if changed.shape != inputs.shape:
-            raise ValueError(
-                f"attack must give inputs of shape {tuple(inputs.shape)}, as it was given, got {tuple(changed.shape)}"
-            )
-        return changed
+        if not isinstance(changed, Tensor | np.ndarray) or changed.shape != inputs.shape:
+            found = tuple(changed.shape) if isinstance(changed, Tensor | np.ndarray) else type(changed).__name__
+            raise ValueError(f"attack must give inputs of shape {tuple(inputs.shape)}, as it was given, got {found}")
+        return torch.as_tensor(changed).detach().to(inputs)
 
 
 @contextmanager
@@ -72,7 +70,10 @@ def _drawn_from(generator: torch.Generator | None, inputs: Tensor) -> Iterator[N
     arrays, plain = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if inputs.is_cuda:
+                with torch.cuda.device(inputs.device):
+                    torch.cuda.manual_seed(seed)
             np.random.seed(seed)
             random.seed(seed)
             yield

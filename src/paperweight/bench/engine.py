@@ -60,6 +60,11 @@ class Workers(Protocol):
         """Whether no more can be had."""
         ...
 
+    @property
+    def scarce(self) -> bool:
+        """Whether one that waits takes the place of another that is to start."""
+        ...
+
     def worker(self) -> Worker:
         """Start one, in any thread; raises ``StoppedError`` after `stop`."""
         ...
@@ -174,7 +179,9 @@ class Engine:
                     try:
                         spec = waiting.get_nowait()
                     except queue.Empty:
-                        if worker is not None:
+                        if worker is not None and workers.scarce:
+                            worker.close()
+                        elif worker is not None:
                             self._idle.append(worker)
                         return
                     if may_start is not None and not may_start(spec):

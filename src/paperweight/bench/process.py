@@ -171,6 +171,11 @@ class LocalWorkers:
         """Whether no more can be had."""
         return self._processes.stopped
 
+    @property
+    def scarce(self) -> bool:
+        """Whether one that waits takes the place of another that is to start."""
+        return False
+
     def worker(self) -> WorkerProcess:
         """Start a worker, in any thread.
 

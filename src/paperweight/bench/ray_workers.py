@@ -1,8 +1,9 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingImports=false
 """Workers on a Ray cluster: each actor has a worker process of its node run trials, as the local engine does.
 
-Rule: code, own studies and data lie at the same path on every node, with the same contents. A node where they do not
-is told by its address, and nothing is run there. What a trial computes does not depend on who started its process, so
+Rule: code, own studies and data lie at the same path on every node, with the same contents. A node where package,
+study file or data are others is told by its address, and nothing is run there. Environment and current folder are
+those that the node was started with. What a trial computes does not depend on who started its process, so
 that results are those of the local engine on the same model of processor, bit for bit.
 """
 
@@ -29,6 +30,7 @@ __all__ = ["RayWorkers", "ray_engine"]
 
 _POLL = 1.0
 _PATIENCE = 5.0
+_connected: list[str | None] = []
 
 
 def ray_engine(
@@ -53,6 +55,8 @@ def ray_engine(
     if jobs is not None:
         check_jobs(jobs)
     cores = _connect(address, jobs)
+    if jobs is not None and jobs > cores:
+        raise InputError(f"jobs must be at most {cores}, the cores of the cluster, got {jobs}")
     return Engine(
         lambda: RayWorkers(_ray()), jobs=cores if jobs is None else jobs, time_limit=time_limit, progress=progress
     )
@@ -71,6 +75,8 @@ def _connect(address: str | None, jobs: int | None) -> int:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = _ray()
+    if ray.is_initialized() and _connected not in ([], [address]):
+        raise InputError(f"engine ray:{address or ''} needs a process of its own, this one is connected with another")
     if not ray.is_initialized():
         own = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
         try:
@@ -88,6 +94,7 @@ def _connect(address: str | None, jobs: int | None) -> int:
             raise InputError(
                 f"engine ray:{address or ''} cannot be reached: {error}; name the HOST:PORT of a running cluster"
             ) from None
+        _connected[:] = [address]
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
@@ -129,6 +136,11 @@ class RayWorkers:
     def stopped(self) -> bool:
         """Whether no more can be had."""
         return self._stopped
+
+    @property
+    def scarce(self) -> bool:
+        """Whether one that waits takes the place of another that is to start: each holds a core."""
+        return True
 
     def worker(self) -> "_RayWorker":
         """Start a worker on a node with a core to spare, in any thread.

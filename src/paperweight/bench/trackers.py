@@ -62,7 +62,11 @@ def send(ledger: str, to: str, *, study: str | None = None) -> Sent:
     made: dict[str, Callable[[str], _Tracker]] = {"mlflow": _MLflow, "tensorboard": _TensorBoard}
     if kind not in made or not place:
         raise InputError(f"to must be mlflow:URI or tensorboard:FOLDER, got {to!r}")
-    runs = [run for run in _runs(ledger) if study in (None, run.study)]
+    runs = list(_runs(ledger))
+    known = sorted({run.study for run in runs})
+    if study is not None and study not in known:
+        raise InputError(f"study must be one of {', '.join(known) or 'none'}, which the ledger holds, got {study!r}")
+    runs = [run for run in runs if study in (None, run.study)]
     try:
         tracker = made[kind](place)
         fresh = [run for run in runs if not tracker.has(run)]

@@ -92,12 +92,15 @@ def export_trials(ledger: str, path: str | Path) -> int:
         InputError: If the ledger is not there, cannot be read, or the file cannot be written.
     """
     _check_there(ledger)
+    target = expanded(path).resolve()
+    if target.is_dir() or _is_database(target):
+        what = "a folder" if target.is_dir() else "a database, maybe the ledger itself"
+        raise InputError(f"{path} is {what}; name a new file, such as trials.parquet")
     with contextlib.closing(_Opened(ledger, ledger)) as opened, opened.store.reading() as connection:
         rows = [_told(row) for row in _rows(connection, opened.store.trial)]
     found = list(dict.fromkeys(name for row in rows for name in row if name not in (*_PLAIN, *_NUMBERS)))
     names = [*_PLAIN, *_NUMBERS, *sorted(found, key=lambda name: (name.partition(".")[0] != "metric", name))]
     table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
-    target = expanded(path)
     part = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +111,14 @@ def export_trials(ledger: str, path: str | Path) -> int:
             part.unlink()
         raise InputError(f"{path} cannot be written: {error.strerror or error}; free space, or name another") from None
     return len(rows)
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(15) == b"SQLite format 3"
+    except OSError:
+        return False
 
 
 def stored_rows(ledger: str) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, dict[str, Any]]]]:
@@ -151,10 +162,13 @@ def _copied(source: Path, copy: Path) -> None:
     """Copy a file of SQLite, with what its log holds beside it."""
     try:
         with (
-            contextlib.closing(sqlite3.connect(f"file:{source.as_posix()}?mode=ro", uri=True)) as given,
+            contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as given,
             contextlib.closing(sqlite3.connect(copy)) as made,
         ):
             given.backup(made)
+            names = {name for (name,) in made.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not names >= {*_TABLES, "alembic_version"}:
+                raise InputError(f"ledger {source} holds no trials; name the file that a weighing wrote")
     except sqlite3.Error as error:
         reason = f"{error}; give the path of a file that paperweight wrote"
         raise InputError(f"ledger {source} cannot be opened: {reason}") from None

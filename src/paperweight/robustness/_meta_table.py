@@ -87,6 +87,10 @@ def meta_table(
             if missing := [name for name in wanted if name not in (reader.fieldnames or ())]:
                 known = ", ".join(reader.fieldnames or ())
                 raise InputError(f"{path} has no column {missing[0]}; its columns are {known}")
+            if len(set(reader.fieldnames or ())) < len(reader.fieldnames or ()):
+                raise InputError(
+                    f"{path} must have names of columns that differ, got {', '.join(reader.fieldnames or ())}"
+                )
             lines = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} must be a CSV file that can be read: {error}") from None
@@ -95,6 +99,10 @@ def meta_table(
     incomplete: list[int] = []
     misprinted: list[int] = []
     for line, row in lines:
+        if None in row:
+            raise InputError(
+                f"{path}, line {line}: it has more entries than there are columns; quote what holds a comma"
+            )
         numbers = [_accuracy(path, line, name, row[name]) for name in (accuracy, *shifted)]
         if any(number is None for number in numbers) or not numbers[0]:
             incomplete.append(line)

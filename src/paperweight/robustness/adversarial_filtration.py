@@ -17,8 +17,8 @@ Deviations:
     - No person looks at what is left. The authors keep those of the images that are of one class clearly.
     - Of several references all must fail; the authors took two of one architecture, and several crops of an image.
     - The calibration error counts all bins. The authors' code leaves out the last one, of the surest answers.
-    - Answers of equal confidence count with their mean in the area under the response rate accuracy curve; in the
-      authors' code they count in the order that sorting happens to leave them in.
+    - Answers of equal confidence count with their mean in the area under the response rate accuracy curve and in the
+      calibration error; in the authors' code they count in the order that sorting happens to leave them in.
 """
 
 import math
@@ -141,9 +141,7 @@ def area_under_response_rate_accuracy(confidences: Tensor, correct: Tensor) -> f
         0.75
     """
     _check_answers(confidences, correct)
-    _, group, sizes = torch.unique(-confidences, return_inverse=True, return_counts=True)
-    share = torch.zeros(len(sizes), dtype=torch.float64, device=sizes.device).index_add(0, group, correct.double())
-    each = (share / sizes)[group.sort().values]
+    each = _means_of_equals(confidences, correct)[confidences.argsort(descending=True, stable=True)]
     return (each.cumsum(0) / torch.arange(1, len(each) + 1, device=each.device)).mean().item()
 
 
@@ -172,7 +170,7 @@ def rms_calibration_error(confidences: Tensor, correct: Tensor, bin_size: int = 
     if isinstance(bin_size, bool) or not isinstance(bin_size, int) or bin_size < 1:
         raise ValueError(f"bin_size must be a whole number of at least 1, got {bin_size}")
     order = confidences.argsort(stable=True)
-    surplus = (confidences.double() - correct.double())[order]
+    surplus = (confidences.double() - _means_of_equals(confidences, correct))[order]
     bins = max(1, len(order) // bin_size)
     cuts = [bin_size] * (bins - 1) + [len(order) - bin_size * (bins - 1)]
     squares = [len(part) * part.mean().square() for part in surplus.split(cuts)]
@@ -257,6 +255,13 @@ class AdversarialFiltration:
 def _probabilities(model: nn.Module, inputs: Tensor) -> Tensor:
     with evaluating(model), torch.no_grad():
         return torch.cat([model(part).softmax(dim=1) for part in inputs.split(_BATCH)])
+
+
+def _means_of_equals(confidences: Tensor, correct: Tensor) -> Tensor:
+    """Give for each answer the share that is right of those of equal confidence, float64, (N,)."""
+    _, group, sizes = torch.unique(confidences, return_inverse=True, return_counts=True)
+    right = torch.zeros(len(sizes), dtype=torch.float64, device=sizes.device).index_add(0, group, correct.double())
+    return (right / sizes)[group]
 
 
 def _check_filter(ceiling: float, per_class: int | None) -> None:

@@ -207,12 +207,12 @@ def parse_confidences(answer: str, names: Sequence[str]) -> dict[str, float]:
     """
     if not names:
         raise ValueError("names must be one at least, got none")
-    match = re.search(r"confidences?\s*:\s*(\{.*?\})", answer, re.IGNORECASE | re.DOTALL)
+    match = re.search(r"confidences?[\"'*_]*\s*:[*_]*\s*(\{.*?\})", answer, re.IGNORECASE | re.DOTALL)
     read: Any = {}
     if match is not None:
         try:
             read = ast.literal_eval(match.group(1))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             read = {}
     values = {_plain(str(name)): value for name, value in read.items()} if isinstance(read, dict) else {}
     return {name: _number(values.get(_plain(name))) for name in names}
