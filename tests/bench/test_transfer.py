@@ -93,7 +93,13 @@ def test_a_table_has_a_row_a_trial_and_a_column_a_metric(tmp_path: Path) -> None
     ledger = filled(
         tmp_path / "l.sqlite",
         record(0),
-        record(1, "method", metrics={"accuracy": math.nan, "loss": 2.0}, status="diverged", arguments={"lr": "auto"}),
+        record(
+            1,
+            "method",
+            metrics={"accuracy": math.nan, "loss": 2.0},
+            status="diverged",
+            arguments={"lr": "auto", "of": "NaN", "key": 2**70},
+        ),
         record(2, status="crashed", metrics={}, message="lost"),
     )
     target = tmp_path / "new" / "trials.parquet"
@@ -106,6 +112,8 @@ def test_a_table_has_a_row_a_trial_and_a_column_a_metric(tmp_path: Path) -> None
     assert [row["metric.loss"] for row in rows] == [None, 2.0, None]
     assert [row["argument.lr"] for row in rows] == ["0.1", "auto", "0.1"]
     assert rows[0]["argument.nesterov"] is True
+    assert rows[1]["argument.of"] == "NaN"
+    assert [row["argument.key"] for row in rows] == [None, str(2**70), None]
     assert rows[2]["message"] == "lost"
     assert [path.name for path in target.parent.iterdir()] == ["trials.parquet"]
 

@@ -193,18 +193,10 @@ def _parsed(value: Any) -> Any:
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:
     """Give the columns of a trial: what it was, what it took, and each metric and argument by name."""
     told = {name: row[name] for name in (*_PLAIN, *_NUMBERS)}
-    for kind, named in (
-        ("metric", row["metrics"]),
-        ("argument", row["arguments"]),
-        ("environment", row["environment"]),
-    ):
-        told |= {f"{kind}.{name}": _number(value) for name, value in (named or {}).items()}
+    told |= {f"metric.{name}": float(value) for name, value in (row["metrics"] or {}).items()}  # JSON has NaN as a word
+    told |= {f"argument.{name}": value for name, value in (row["arguments"] or {}).items()}
+    told |= {f"environment.{name}": value for name, value in (row["environment"] or {}).items()}
     return told
-
-
-def _number(value: Any) -> Any:
-    """Give a metric that is not finite, which JSON holds as a word, as a number."""
-    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def _column(values: list[Any]) -> Any:
@@ -212,6 +204,7 @@ def _column(values: list[Any]) -> Any:
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and float in kinds:
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    if len(kinds) > 1 or not kinds <= {int, bool, str}:
+    large = int in kinds and any(abs(value) >= 2**63 for value in values if isinstance(value, int))
+    if large or len(kinds) > 1 or not kinds <= {int, bool, str}:
         return pa.array([None if value is None else str(value) for value in values], pa.string())
     return pa.array(values, pa.string() if not kinds else None)
