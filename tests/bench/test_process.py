@@ -1,12 +1,14 @@
 """What a driver makes of a worker that answers, half answers, writes something else, dies, or is killed."""
 
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from paperweight.bench import process
-from paperweight.bench.engine import local_engine
+from paperweight.bench.engine import Engine, local_engine
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.errors import InputError
 
@@ -132,3 +134,44 @@ def test_a_worker_that_is_no_more_as_it_was_is_replaced_before_a_trial_and_after
 def test_a_refusal_ends_the_run_with_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no such network"):
         run(tmp_path, monkeypatch, "say(number=number, refused='no such network')")
+
+
+class OnePlace:
+    """Workers of which one alone can live at a time, as on a cluster with a single free core."""
+
+    scarce = True
+
+    def __init__(self) -> None:
+        self.place, self.stopped = threading.Semaphore(), False
+
+    def worker(self) -> "Placed":
+        return Placed(self.place)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Placed:
+    def __init__(self, place: threading.Semaphore) -> None:
+        self.place, self.held = place, False
+
+    def run(self, spec: TrialSpec, **_: object) -> process.Answer:
+        if not self.held:
+            self.held = self.place.acquire(timeout=20.0)
+            assert self.held, "the place was never given back"
+        time.sleep(0.01)
+        return process.Answer(TrialRecord(spec=spec, status="finished"), reusable=True)
+
+    def starting_weights(self, spec: TrialSpec, places: list[str], time_limit: float) -> dict[str, str]:
+        return {}
+
+    def close(self) -> None:
+        if self.held:
+            self.place.release()
+        self.held = False
+
+
+def test_a_worker_that_has_nothing_left_to_do_makes_room_for_one_that_waits() -> None:
+    specs = [TrialSpec(study="s", arm="base", seed=seed, budget="smoke") for seed in range(5)]
+    records = Engine(OnePlace, jobs=3, time_limit=30.0).run(specs)
+    assert sorted(record.spec.seed for record in records) == [0, 1, 2, 3, 4]

@@ -5,7 +5,11 @@ from tests.faults.planting import Fault
 FAULTS = (
     Fault("angles in radians", "2 / math.pi * torch.atan2", "2 * torch.atan2"),
     Fault("half the angle", "2 / math.pi * torch.atan2", "1 / math.pi * torch.atan2"),
-    Fault("lengths count", "F.normalize(vectors.flatten(1), dim=1, eps=1e-30)", "vectors.flatten(1)"),
+    Fault(
+        "lengths count",
+        "F.normalize(vectors.flatten(1), dim=1, eps=torch.finfo(vectors.dtype).tiny)",
+        "vectors.flatten(1)",
+    ),
     Fault("no angle of vanishing vectors", "torch.full_like(angles, 0.5)", "torch.zeros_like(angles)"),
     Fault("first linear layer", "next(reversed(layers), None)", "next(iter(layers), None)"),
     Fault("hook stays", "        hook.remove()", "        pass"),

@@ -18,7 +18,11 @@ FAULTS = (
     Fault("channels unweighted", "gradient.mean(dim=(2, 3), keepdim=True) * seen[0]", "seen[0]"),
     Fault("gradient not averaged", "gradient.mean(dim=(2, 3), keepdim=True) * seen[0]", "gradient * seen[0]"),
     Fault("what speaks against the class counts", ".sum(dim=1).relu()", ".sum(dim=1)"),
-    Fault("length of maps counts", "F.normalize(maps.flatten(1), dim=1, eps=1e-30)", "maps.flatten(1)"),
+    Fault(
+        "length of maps counts",
+        "F.normalize(maps.flatten(1), dim=1, eps=torch.finfo(maps.dtype).tiny)",
+        "maps.flatten(1)",
+    ),
     Fault("cosine in place of distance", "return 1 - (one * other).sum(dim=1)", "return (one * other).sum(dim=1)"),
     Fault("softplus of one sharpness", "nn.Softplus(beta=beta)", "nn.Softplus()"),
     Fault("away from the label", "steepest_step(-gradient", "steepest_step(gradient"),

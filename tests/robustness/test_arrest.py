@@ -90,6 +90,13 @@ def test_angles_are_those_of_arc_cosines():
     assert angular_distance(FIRST.view(5, 1, 3), SECOND.view(5, 1, 3)).tolist() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_vector_of_no_direction_is_at_one_half_in_every_type(dtype):
+    zero, one = torch.zeros(1, 3, dtype=dtype), torch.ones(1, 3, dtype=dtype)
+    found = [angular_distance(*pair).item() for pair in ((zero, one), (one, zero), (zero, zero))]
+    assert found == pytest.approx([0.5] * 3, rel=torch.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e15])
 def test_length_does_not_count_and_the_ends_are_precise(scale):
     assert angular_distance(FIRST, scale * FIRST).abs().max() < 1e-7

@@ -143,7 +143,8 @@ def test_distances_are_those_of_cosines():
         assert explanation_distance(FIRST, SECOND)[number].item() == pytest.approx(1 - cosine, abs=1e-6)
     torch.testing.assert_close(explanation_distance(FIRST, 3 * FIRST), torch.zeros(5), atol=1e-6, rtol=0)
     torch.testing.assert_close(explanation_distance(FIRST, -FIRST), torch.full((5,), 2.0))
-    assert explanation_distance(FIRST, torch.zeros(5, 2, 2)).tolist() == [1.0] * 5
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        assert explanation_distance(FIRST.to(dtype), torch.zeros(5, 2, 2, dtype=dtype)).tolist() == [1.0] * 5
 
 
 def test_a_softened_network_is_near_and_its_explanations_bend():

@@ -127,7 +127,7 @@ def test_activations_are_those_of_all_relus_in_order_and_hooks_are_gone():
     assert torch.equal(activation_values(model, IMAGES, ["head"])[1], outputs)
     assert not any(part._forward_hooks for part in model.modules())
     twice = nn.Sequential(relu := nn.ReLU(), relu)
-    with pytest.raises(ValueError, match="2 calls of 1 layers"):
+    with pytest.raises(ValueError, match="once each in a pass, 0; got 0, 0"):
         activation_values(twice, IMAGES)
     changing = nn.Sequential(nn.ReLU(), nn.Hardtanh(0.0, 0.5, inplace=True))
     assert torch.equal(activation_values(changing, IMAGES)[1], IMAGES.flatten(1))
@@ -199,3 +199,17 @@ def test_what_does_not_fit_is_refused_and_a_copy_scores_alike():
     assert torch.equal(copy.deepcopy(pool)(VALUES), pool(VALUES))
     with pytest.raises(ValueError, match=r"differences must be \(N, 5\)"):
         pool(VALUES[:, :4])
+
+
+class TwiceAndNever(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.ReLU(), nn.ReLU()
+
+    def forward(self, inputs):
+        return self.first(self.first(inputs))
+
+
+def test_a_layer_called_twice_does_not_stand_for_one_that_is_not():
+    with pytest.raises(ValueError, match="once each in a pass, first, second; got first, first"):
+        activation_values(TwiceAndNever(), torch.ones(2, 3))

@@ -79,7 +79,9 @@ def angular_distance(first: Tensor, second: Tensor) -> Tensor:
     if first.shape != second.shape or first.ndim < 2:
         found = f"{tuple(first.shape)} and {tuple(second.shape)}"
         raise ValueError(f"first and second must have one shape, (N, ...), got {found}; give networks of one structure")
-    one, other = (F.normalize(vectors.flatten(1), dim=1, eps=1e-30) for vectors in (first, second))
+    one, other = (
+        F.normalize(vectors.flatten(1), dim=1, eps=torch.finfo(vectors.dtype).tiny) for vectors in (first, second)
+    )
     apart, along = (torch.linalg.vector_norm(vectors, dim=1) for vectors in (one - other, one + other))
     angles = 2 / math.pi * torch.atan2(apart, along)
     return torch.where((apart == 0) & (along == 0), torch.full_like(angles, 0.5), angles)

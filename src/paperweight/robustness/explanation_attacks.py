@@ -146,7 +146,7 @@ def explanation_distance(first: Tensor, second: Tensor) -> Tensor:
     """
     if first.shape != second.shape or first.ndim < 2:
         raise ValueError(f"first and second must be (N, ...) alike, got {tuple(first.shape)} and {tuple(second.shape)}")
-    one, other = (F.normalize(maps.flatten(1), dim=1, eps=1e-30) for maps in (first, second))
+    one, other = (F.normalize(maps.flatten(1), dim=1, eps=torch.finfo(maps.dtype).tiny) for maps in (first, second))
     return 1 - (one * other).sum(dim=1)
 
 

@@ -21,6 +21,7 @@ Deviations:
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import final
 
 import torch
@@ -80,18 +81,21 @@ def activation_values(model: nn.Module, inputs: Tensor, layers: Sequence[str] | 
     names = [name for name, part in parts.items() if isinstance(part, nn.ReLU)] if layers is None else list(layers)
     if not names or any(name not in parts for name in names) or len(set(names)) < len(names):
         raise ValueError(f"layers must name parts of the model, each once, or this have a torch.nn.ReLU, got {layers}")
-    seen = list[Tensor]()
-    hooks = [
-        parts[name].register_forward_hook(lambda _, __, out: seen.append(out.flatten(1).clone())) for name in names
-    ]
+    seen = list[tuple[str, Tensor]]()
+
+    def note(name: str, _: nn.Module, __: object, out: Tensor) -> None:
+        seen.append((name, out.flatten(1).clone()))  # what follows may change it in place
+
+    hooks = [parts[name].register_forward_hook(partial(note, name)) for name in names]
     try:
         outputs = model(inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    if len(seen) != len(names):
-        raise ValueError(f"layers must be called once in a pass, got {len(seen)} calls of {len(names)} layers")
-    return outputs, torch.cat(seen, dim=1)
+    called = [name for name, _ in seen]
+    if sorted(called) != sorted(names):
+        raise ValueError(f"layers must be called once each in a pass, {', '.join(names)}; got {', '.join(called)}")
+    return outputs, torch.cat([values for _, values in seen], dim=1)
 
 
 def class_means(activations: Tensor, labels: Tensor, classes: int) -> Tensor:

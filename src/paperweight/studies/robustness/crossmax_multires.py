@@ -31,7 +31,7 @@ from paperweight.studies import Arm, Metric, Outcome, Recipe, Setting, Study, Tr
 from paperweight.studies.robustness._adversarial_training import small_images
 
 _RADIUS = 0.03
-_RATES = (0.006, 0.02, 0.06, 0.2)
+_RATES = (0.0007, 0.002, 0.006, 0.02, 0.06)
 _ANSWERS = 8
 
 
@@ -81,14 +81,16 @@ STUDY = Study(
         "accuracy": Metric.higher("test accuracy without attack", 0.01),
     },
     headline="robust",
-    tuned="the learning rate, 4 tries an arm and seed, a factor of 3 apart, from one grid, by validation accuracy of "
+    tuned="the learning rate, 5 tries an arm and seed, a factor of 3 apart, from one grid, by validation accuracy of "
     "the network; heads are trained at 0.006",
     limits=(
         "Small images, a perceptron of two hidden layers, a quarter of the paper's noise, for images of less contrast, "
         "and no shifts, which a perceptron is bad at; no pre-trained network, and no light adversarial training. "
-        "Nothing follows for deep networks, whose layers differ more from each other."
+        "Nothing follows for deep networks, whose layers differ more from each other. Weighed before with 8 of these "
+        "pairs and no rate below 0.006, which every arm chose in half of the seeds: -0.023, of an interval from -0.068 "
+        "to 0.019."
     ),
-    seeds=8,
+    seeds=12,
 )
 
 

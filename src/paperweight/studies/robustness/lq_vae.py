@@ -27,7 +27,7 @@ from paperweight.robustness.lq_vae import QuantizedFilter, filter_loss
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
 
 _RADIUS = 0.1
-_DIMENSIONS = (4, 8, 16, 32, 64)
+_DIMENSIONS = (4, 8, 16, 32, 64, 128)
 
 
 class _Plan(NamedTuple):
@@ -60,12 +60,14 @@ STUDY = Study(
     },
     headline="robust",
     tuned=(
-        "the size of the code, or the number of components: 5 tries an arm and seed by validation accuracy under "
+        "the size of the code, or the number of components: 6 tries an arm and seed by validation accuracy under "
         "gradient ascent on the bare classifier; nothing to tune without a filter, and no other number tuned"
     ),
     limits=(
         "Images of 8 x 8 pixels, small networks, one radius; weight of the penalty and levels are ours, since the "
-        "paper was not at hand. Nothing follows for convolutional auto-encoders of photographs."
+        "paper was not at hand. Nothing follows for convolutional auto-encoders of photographs. "
+        "Weighed before on these seeds with codes of at most 64, which two parts chose: +0.170, of an interval from "
+        "0.135 to 0.205."
     ),
     seeds=10,
 )

@@ -32,7 +32,7 @@ from paperweight.studies import Arm, Classification, Metric, Outcome, Setting, S
 from paperweight.studies.robustness._adversarial_training import fit_attacked, small_images, withstood
 
 _RADIUS = 0.05
-_RATES = (0.0007, 0.002, 0.006, 0.02, 0.06)
+_RATES = (0.0002, 0.001, 0.005, 0.025, 0.12)
 _PUBLIC = (
     ("usual", (64,)),
     ("usual", (128, 64)),
@@ -73,13 +73,14 @@ STUDY = Study(
     },
     headline="strongest",
     tuned=(
-        "the learning rate, 5 tries an arm and seed, a factor of 3 apart, from one grid: by validation accuracy under "
+        "the learning rate, 5 tries an arm and seed, a factor of 5 apart, from one grid: by validation accuracy under "
         "the strongest of the gradient ascents from the three sources, which every arm is given for that"
     ),
     limits=(
         "Small images, perceptrons of one or two hidden layers, public models that learned from the defender's own "
         "images: they are more alike than the public models of photographs. Networks are trained from the start and "
-        "not from one that was trained without a defense."
+        "not from one that was trained without a defense. Weighed before on these seeds with rates from 0.0007 to "
+        "0.06, the highest of which the method chose in 5 of 8 seeds: +0.145, of an interval from 0.098 to 0.200."
     ),
     seeds=8,
 )
