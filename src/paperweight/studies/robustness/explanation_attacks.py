@@ -79,8 +79,8 @@ STUDY = Study(
     },
     headline="unnoticed",
     tuned=(
-        "the length of a step, 6 tries an arm and seed from one grid, by the share of validation images; the largest is "
-        "longer than two radii, from where on length changes nothing"
+        "the length of a step, 6 tries an arm and seed from one grid, by the share of validation images; the largest "
+        "is longer than two radii, from where on length changes nothing"
     ),
     limits=(
         "Small images, one small perceptron, gradients as explanations; whether a person would notice is not measured, "
