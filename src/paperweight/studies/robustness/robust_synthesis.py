@@ -27,7 +27,7 @@ from paperweight.robustness.robust_synthesis import ClassAscent, class_seeds, in
 from paperweight.studies import Arm, Metric, Outcome, Setting, Study, classification
 
 _RADIUS = 0.7  # of the attacks in training
-_RADII = (2.0, 4.0, 8.0, 16.0)  # of the generation
+_RADII = (4.0, 8.0, 16.0, 28.0)  # of the generation
 
 Change = Callable[..., Tensor]
 """Changes a batch of training images, called with model, images, labels and ``generator``."""
@@ -66,14 +66,16 @@ STUDY = Study(
     },
     headline="seen",
     tuned=(
-        "the radius of the generation, 4 tries an arm and seed from one grid, by the accuracy of a network that "
-        "is not the one that measures; other radii are 4 and 2, and all steps an eighth of a radius long"
+        "the radius of the generation, 4 tries an arm and seed from one grid, the largest no bound at all, by the "
+        "accuracy of a network that is not the one that measures; other radii are 4 and 2, and all steps an eighth of "
+        "a radius long"
     ),
     limits=(
         "Small images of characters, one small perceptron, judges of one architecture that could be fooled, too: "
         "nothing follows for photographs. How images look to people is not measured. Holes are filled, and images "
         "enlarged, towards the right class, as in the paper. Weighed before on the first 10 seeds with attacks of "
-        "radius 1, under which two robust classifiers did not learn: -0.004, of an interval from -0.112 to 0.085."
+        "radius 1, under which two robust classifiers did not learn: -0.004, of an interval from -0.112 to 0.085; and "
+        "with radii up to 16, which the robust one chose in 9 of 12 seeds: +0.015, of an interval from -0.008 to 0.037."
     ),
     seeds=12,
 )
