@@ -177,7 +177,8 @@ def _result(entry: Entry) -> Iterator[str]:
     yield f"**{concluded['verdict']}**. {_cell(concluded['question'])} {_cell(concluded['words'])}{stale}\n"
     drawn = Conclusion(load_study(entry.stem).declaration, measured)
     figures = [pairs_figure(drawn), gains_figure(drawn, concluded["headline"])]
-    for name, of_arms in measured.get("curves", {}).items():
+    later = official.record.get("later_curves", {"curves": {}})
+    for name, of_arms in (measured.get("curves") or later["curves"]).items():
         points = {arm: read_points(plain) for arm, plain in of_arms.items()}
         figures.append(curve_figure(name, measured["arms"], points))
     yield from _raw(
@@ -187,6 +188,12 @@ def _result(entry: Entry) -> Iterator[str]:
             "</div></div>",
         ]
     )
+    if later["curves"]:
+        seeds = " and ".join(map(str, later["seeds"]))
+        yield (
+            f"The curves are of seeds {seeds}, run again on {later['measured_on']} since the result keeps none; its "
+            f"headline metric and theirs differ by {later['difference']:.3g} at most.\n"
+        )
     yield "| arm | " + " | ".join(_cell(metric["label"]) for metric in concluded["metrics"].values()) + " | cost |"
     yield "|---|" + "---|" * (len(concluded["metrics"]) + 1)
     for arm, description in concluded["arms"].items():
