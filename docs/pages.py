@@ -1,9 +1,12 @@
 """Writes the board, a page a field, and a page a method: its card, docstrings, contract and official result."""
 
 import importlib
+import multiprocessing
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import board
@@ -70,7 +73,10 @@ def write(docs: Path) -> None:
     fields: dict[str, list[Entry]] = {}
     for entry in entries():
         fields.setdefault(entry.field, []).append(entry)
-        (docs / "methods" / f"{entry.stem}.md").write_text("\n".join(_method(entry)) + "\n", encoding="utf-8")
+    forks = multiprocessing.get_context("fork")  # so that torch and matplotlib are loaded once
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=forks) as pool:
+        for entry, text in zip(entries(), pool.map(_page, entries()), strict=True):
+            (docs / "methods" / f"{entry.stem}.md").write_text(text, encoding="utf-8")
     (docs / "methods" / "erasure_verdicts.md").write_text("\n".join(erasure.page()) + "\n", encoding="utf-8")
     (docs / "methods" / "index.md").write_text("\n".join(_board(fields)) + "\n", encoding="utf-8")
     for field, found in fields.items():
@@ -151,6 +157,10 @@ def _cost(concluded: dict, arm: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _page(entry: Entry) -> str:
+    return "\n".join(_method(entry)) + "\n"
 
 
 def _method(entry: Entry) -> Iterator[str]:
