@@ -1,9 +1,12 @@
 """Writes the board, a page a field, and a page a method: its card, docstrings, contract and official result."""
 
 import importlib
+import multiprocessing
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import board
@@ -70,7 +73,10 @@ def write(docs: Path) -> None:
     fields: dict[str, list[Entry]] = {}
     for entry in entries():
         fields.setdefault(entry.field, []).append(entry)
-        (docs / "methods" / f"{entry.stem}.md").write_text("\n".join(_method(entry)) + "\n", encoding="utf-8")
+    forks = multiprocessing.get_context("fork")  # so that torch and matplotlib are loaded once
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=forks) as pool:
+        for entry, text in zip(entries(), pool.map(_page, entries()), strict=True):
+            (docs / "methods" / f"{entry.stem}.md").write_text(text, encoding="utf-8")
     (docs / "methods" / "erasure_verdicts.md").write_text("\n".join(erasure.page()) + "\n", encoding="utf-8")
     (docs / "methods" / "index.md").write_text("\n".join(_board(fields)) + "\n", encoding="utf-8")
     for field, found in fields.items():
@@ -153,6 +159,10 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def _page(entry: Entry) -> str:
+    return "\n".join(_method(entry)) + "\n"
+
+
 def _method(entry: Entry) -> Iterator[str]:
     paper = entry.paper
     yield f"# {entry.stem}\n"
@@ -177,7 +187,8 @@ def _result(entry: Entry) -> Iterator[str]:
     yield f"**{concluded['verdict']}**. {_cell(concluded['question'])} {_cell(concluded['words'])}{stale}\n"
     drawn = Conclusion(load_study(entry.stem).declaration, measured)
     figures = [pairs_figure(drawn), gains_figure(drawn, concluded["headline"])]
-    for name, of_arms in measured.get("curves", {}).items():
+    later = official.record.get("later_curves", {"curves": {}})
+    for name, of_arms in (measured.get("curves") or later["curves"]).items():
         points = {arm: read_points(plain) for arm, plain in of_arms.items()}
         figures.append(curve_figure(name, measured["arms"], points))
     yield from _raw(
@@ -187,6 +198,12 @@ def _result(entry: Entry) -> Iterator[str]:
             "</div></div>",
         ]
     )
+    if later["curves"]:
+        seeds = " and ".join(map(str, later["seeds"]))
+        yield (
+            f"The curves are of seeds {seeds}, run again on {later['measured_on']} since the result keeps none; its "
+            f"headline metric and theirs differ by {later['difference']:.3g} at most.\n"
+        )
     yield "| arm | " + " | ".join(_cell(metric["label"]) for metric in concluded["metrics"].values()) + " | cost |"
     yield "|---|" + "---|" * (len(concluded["metrics"]) + 1)
     for arm, description in concluded["arms"].items():

@@ -15,13 +15,14 @@ from paperweight.errors import InputError
 from paperweight.provenance import here
 
 STEM = "laplacian_smoothing"
+SOME = [entry for entry in entries() if entry.field in ("optim", "gan")]
 
 
-def made_up_weighing(stem: str) -> Weighing:
+def made_up_weighing(stem: str, count: int | None = None) -> Weighing:
     """Return a weighing of a real study with made-up values, in which every arm gains far over the one before."""
     study = load_study(stem)
     arms = list(study.declaration.arms)
-    seeds = range(study.declaration.seeds)
+    seeds = range(count or study.declaration.seeds)
     records = [
         TrialRecord(
             spec=TrialSpec(study=stem, arm=arm, seed=seed, budget="desk"),
@@ -41,21 +42,23 @@ def made_up_weighing(stem: str) -> Weighing:
 
 @pytest.fixture
 def weighed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let the board write below a temporary folder; return what it weighs."""
+    """Let the board write below a temporary folder, of some papers alone; return what it weighs."""
     done: list[str] = []
 
-    def weigh(stem: str, **_: Any) -> Weighing:
+    def weigh(stem: str, seeds: int | None = None, **_: Any) -> Weighing:
         done.append(stem)
-        return made_up_weighing(stem)
+        return made_up_weighing(stem, seeds)
 
     monkeypatch.setattr(results, "results_root", lambda: tmp_path / "results")
     monkeypatch.setattr(board, "results_root", lambda: tmp_path / "results")
     monkeypatch.setattr(board, "weigh", weigh)
+    monkeypatch.setattr(board, "entries", lambda: SOME)
     return done
 
 
 def test_what_is_missing_is_weighed_once_and_written(weighed: list[str], tmp_path: Path):
-    with_study = [entry.stem for entry in entries() if entry.study_path.is_file()]
+    with_study = [entry.stem for entry in SOME if entry.study_path.is_file()]
+    assert STEM in with_study
     rows = board.board()
     assert sorted(weighed) == sorted(row.stem for row in rows) == sorted(with_study)
     assert all(row.done == "weighed" and row.verdict == "helps" for row in rows)
@@ -78,6 +81,40 @@ def test_a_result_keeps_the_median_and_the_range_of_its_curves(weighed: list[str
         assert (kept["at"], kept["lowest"]) == ([1.0], [index])
         assert kept["median"] == [pytest.approx(index + last / 6, rel=1e-4)]
         assert kept["highest"] == [pytest.approx(index + last / 3, rel=1e-4)]
+
+
+def test_curves_are_added_to_a_result_that_keeps_none_and_nothing_else_of_it_changes(
+    weighed: list[str], tmp_path: Path
+):
+    board.board([STEM])
+    path = tmp_path / "results" / "optim" / f"{STEM}.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    with pytest.raises(InputError, match="keeps curves of all its seeds already"):
+        board.draw_curves([STEM])
+    del record["measured"]["curves"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    rows = board.draw_curves([STEM])
+    assert [row.done for row in rows if row.stem == STEM] == ["curves drawn"]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    later = found.pop("later_curves")
+    assert (found, weighed) == (record, [STEM, STEM])
+    assert (later["seeds"], later["difference"]) == ([0, 1], 0.0)
+    assert later["curves"]["loss, by step"]["permuted"]["highest"] != later["curves"]["loss, by step"]["sgd"]["highest"]
+
+
+def test_curves_of_trials_that_measure_something_else_are_not_added(weighed: list[str], tmp_path: Path):
+    with pytest.raises(InputError, match="has no desk result that holds"):
+        board.draw_curves([STEM])
+    board.board([STEM])
+    path = tmp_path / "results" / "optim" / f"{STEM}.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["measured"]["curves"]
+    headline = load_study(STEM).declaration.headline
+    record["measured"]["values"][headline][record["measured"]["arms"][0]][1] += 1.0
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(InputError, match="differs by 1 from what was measured at the same seeds"):
+        board.draw_curves([STEM])
+    assert json.loads(path.read_text(encoding="utf-8")) == record
 
 
 def test_what_is_stale_is_due_and_says_what_changed(weighed: list[str], monkeypatch: pytest.MonkeyPatch):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from paperweight.bench.conclusion import conclude
+from paperweight.bench.curves import later_curves
 from paperweight.bench.loading import load_study
 from paperweight.bench.renewal import Revisions, attempt_renewal, renewed
 from paperweight.bench.runner import Progress, weigh
@@ -23,9 +24,11 @@ from paperweight.catalogue import (
 from paperweight.errors import InputError
 from paperweight.provenance import here
 
-__all__ = ["BoardRow", "Done", "board", "conclude_again", "due", "explain"]
+__all__ = ["BoardRow", "Done", "board", "conclude_again", "draw_curves", "due", "explain"]
 
-Done = Literal["weighed", "renewed", "concluded", ""]
+Done = Literal["weighed", "renewed", "concluded", "curves drawn", ""]
+
+_DRAWN_SEEDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,53 @@ def conclude_again(names: Sequence[str] = ()) -> list[BoardRow]:
             unfit.append(str(error))
     if unfit:
         raise InputError("; ".join(unfit))
+    return _rows(done)
+
+
+def draw_curves(
+    names: Sequence[str],
+    *,
+    ledger: str = "weighings/ledger.sqlite",
+    jobs: int | None = None,
+    progress: Callable[[str], Progress] | None = None,
+) -> list[BoardRow]:
+    """Run the first two seeds of official results that keep no curves again, and add the curves of these trials.
+
+    What was measured and concluded stays as it is. Beside the curves stands by how much the headline metric of the
+    trials differs from what was measured: by nothing where processor and versions compute alike.
+
+    Args:
+        names: The papers.
+        ledger: A SQLAlchemy URL or the path of an SQLite file.
+        jobs: Number of worker processes.
+        progress: Given a paper's stem, returns what is called with the progress of its trials.
+
+    Returns:
+        One row a study that has a result, by adjusted p-value.
+
+    Raises:
+        InputError: If a name is unknown, this is an installed package, or a result is missing, stale, not of the desk
+            budget, has curves already, or differs in its headline metric by the minimal effect.
+    """
+    _refuse_installed()
+    done: dict[str, Done] = {}
+    for entry in map(find, names):
+        official = official_result(entry)
+        if official is None or official.stale or official.measured["budget"] != "desk":
+            raise InputError(f"{entry.stem} has no desk result that holds; weigh it again, and it keeps its curves")
+        if official.measured.get("curves"):
+            raise InputError(f"the result of {entry.stem} keeps curves of all its seeds already")
+        told = None if progress is None else progress(entry.stem)
+        weighing = weigh(entry.stem, seeds=_DRAWN_SEEDS, ledger=ledger, jobs=jobs, progress=told)
+        metric = weighing.study.metrics[weighing.study.headline]
+        drawn = later_curves(official.measured, weighing.conclusion.measured, weighing.study.headline)
+        if not drawn["difference"] < metric.minimal_effect:
+            raise InputError(
+                f"{metric.label} of {entry.stem} differs by {drawn['difference']:.3g} from what was measured at the "
+                f"same seeds, which is not below the minimal effect of {metric.minimal_effect:g}; weigh it again"
+            )
+        _write(entry, {**official.record, "later_curves": drawn})
+        done[entry.stem] = "curves drawn"
     return _rows(done)
 
 

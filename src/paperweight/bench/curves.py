@@ -4,10 +4,11 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from paperweight.bench.trial import TrialRecord
 
-__all__ = ["Point", "median_curves", "plain_points", "read_points"]
+__all__ = ["Point", "later_curves", "median_curves", "plain_points", "read_points"]
 
 _COLUMNS = ("at", "lowest", "median", "highest")
 
@@ -73,6 +74,40 @@ def read_points(plain: Mapping[str, Sequence[float]]) -> list[Point]:
     """
     at, lowest, median, highest = (plain[name] for name in _COLUMNS)
     return list(zip(at, lowest, median, highest, strict=True))
+
+
+def later_curves(measured: Mapping[str, Any], again: Mapping[str, Any], headline: str) -> dict[str, Any]:
+    """Return the curves of trials that repeat some of a result, with what tells how well they do.
+
+    Args:
+        measured: The measured part of the result.
+        again: That of the repeated trials: all arms, on some of its seeds.
+        headline: The metric that is compared.
+
+    Returns:
+        ``seeds``, ``measured_on``, ``environment``, ``curves`` of the repeated trials, and ``difference``: the largest
+        of the headline metric, infinite where a trial finished in one of the two alone.
+
+    Example:
+        >>> old = {"seeds": [0, 1], "values": {"accuracy": {"plain": [0.5, 0.25]}}}
+        >>> new = {"seeds": [1], "values": {"accuracy": {"plain": [0.375]}}, "curves": {}}
+        >>> later_curves(old, new | {"measured_on": "2026-11-30", "environment": {}}, "accuracy")["difference"]
+        0.125
+    """
+    place = {seed: index for index, seed in enumerate(measured["seeds"])}
+    differences = [
+        _apart(measured["values"][headline][arm][place[seed]], value)
+        for arm, values in again["values"][headline].items()
+        for seed, value in zip(again["seeds"], values, strict=True)
+    ]
+    kept = {name: again[name] for name in ("seeds", "measured_on", "environment", "curves")}
+    return {**kept, "difference": max(differences)}
+
+
+def _apart(one: float | str | None, other: float | str | None) -> float:
+    if one == other:
+        return 0.0
+    return abs(float(one) - float(other)) if one is not None and other is not None else math.inf
 
 
 def _thinned(by_x: Mapping[float, Sequence[float]], most: int) -> list[Point]:

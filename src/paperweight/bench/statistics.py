@@ -16,6 +16,7 @@ memory): an unknown difference counts as the worst in both directions, so that n
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -65,15 +66,16 @@ class Interval:
         return (self.high - self.low) / 2 if self.low < self.high else 0.0
 
 
-def _subsets(n: int) -> NDArray[np.bool_]:
-    """Return the subsets of n pairs, the empty one first: all 2^n, or 2^16 drawn at random when n is above 16."""
+@lru_cache(maxsize=4)
+def _subsets(n: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return the non-empty subsets of n pairs, and their sizes: all, or some 2^16 drawn at random for n above 16."""
     if n <= _EXACT_PAIRS:
-        return np.unpackbits(np.arange(2**n, dtype=">u4").view(np.uint8).reshape(-1, 4), axis=1)[:, -n:].astype(
-            np.bool_
-        )
-    drawn = np.random.default_rng(n).random((2**_EXACT_PAIRS, n)) < 0.5
-    drawn[0] = False
-    return drawn[np.concatenate([[True], drawn[1:].any(axis=1)])]
+        bits = np.unpackbits(np.arange(1, 2**n, dtype=">u4").view(np.uint8).reshape(-1, 4), axis=1)
+        subsets = bits[:, -n:].astype(np.bool_)
+    else:
+        drawn = np.random.default_rng(n).random((2**_EXACT_PAIRS, n))[1:] < 0.5
+        subsets = drawn[drawn.any(axis=1)]
+    return subsets, subsets.sum(axis=1)
 
 
 def _scale(largest: float) -> float:
@@ -83,10 +85,12 @@ def _scale(largest: float) -> float:
 
 def _subset_means(differences: NDArray[np.float64], *, infinity_wins: float) -> NDArray[np.float64]:
     """Return the means of all non-empty subsets; opposed infinities in a subset resolve to ``infinity_wins``."""
-    subsets = _subsets(len(differences))[1:]
+    subsets, sizes = _subsets(len(differences))
     finite = np.where(np.isfinite(differences), differences, 0.0)
     scale = _scale(np.abs(finite).max())
-    means = (subsets @ (finite / scale)) / subsets.sum(axis=1) * scale
+    means = (subsets @ (finite / scale)) / sizes * scale
+    if np.isfinite(differences).all():
+        return means
     up = (subsets & (differences == math.inf)).any(axis=1)
     down = (subsets & (differences == -math.inf)).any(axis=1)
     means[up] = math.inf

@@ -19,6 +19,7 @@ def board(
     renew: Annotated[bool, Parameter(negative=())] = False,
     conclude: Annotated[bool, Parameter(negative=())] = False,
     explain: str | None = None,
+    curves: Annotated[bool, Parameter(negative=())] = False,
     jobs: int | None = None,
     engine: str = "local",
     out: Path = Path("weighings"),
@@ -31,6 +32,7 @@ def board(
             equal bit for bit is renewed, and only the rest is weighed again.
         conclude: Run nothing, but conclude again from what was measured: of the named papers, or of all.
         explain: Run nothing, but write into the one named result why it holds for the code as it is now.
+        curves: Run the first two seeds of the named papers again, whose results keep no curves, and add those of these.
         jobs: Worker processes; as many as there are cores where left out.
         engine: Where they are: local, ray, or ray:HOST:PORT, as for weigh; a replay is on this machine.
         out: Folder of reports and ledger.
@@ -47,11 +49,19 @@ def board(
         official.explain((names or [""])[0], explain)
         return
 
+    if curves and not names:
+        raise InputError("curves wants the papers whose results keep no curves; name them")
+
     def refused(stem: str, reasons: Sequence[str]) -> None:
         say(f"{stem} must be weighed again: {'; '.join(reasons)}")
 
     if conclude:
         rows = official.conclude_again(names or ())
+    elif curves:
+        with Bars() as bars:
+            rows = official.draw_curves(
+                names or (), ledger=str(out / "ledger.sqlite"), jobs=jobs, progress=bars.progress
+            )
     else:
         with Bars() as bars:
             rows = official.board(
