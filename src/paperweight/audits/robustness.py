@@ -24,13 +24,13 @@ from paperweight.attacks import (
 )
 from paperweight.audits.robustness_asking import Judge, differentiable, differs, errors, flat, median_distance
 from paperweight.audits.robustness_findings import AttackedImages, Reference, RobustnessAudit
+from paperweight.audits.robustness_proofs import Proofs, prove
 from paperweight.audits.stages import Progress, Stages
 from paperweight.data import LabelledImages
 from paperweight.errors import InputError
 from paperweight.loops import fit_classifier
 from paperweight.robustness.data_budget import ShiftSuite, average_robustness
 from paperweight.robustness.defensive_distillation import CarliniWagnerL2
-from paperweight.robustness.diffai import verify
 
 __all__ = ["RobustnessAudit", "audit_robustness"]
 
@@ -117,7 +117,7 @@ def audit_robustness(
     torch.manual_seed(seed)
     draw, size = torch.Generator().manual_seed(seed), float(norm)
     started = time.process_time()
-    say = Stages(progress, 10)
+    say = Stages(progress, 11)
     first = LabelledImages(test.images[:limit], test.labels[:limit])
     say.next("unchanged images")
     random = differs(model, first.images)
@@ -188,6 +188,8 @@ def audit_robustness(
     across = ~judge(LabelledImages(near, first.labels[few])).right
     fooled = few[~(attacked[0].held & attacked[1].held)[few]][:_SHOWN]
     original, spoilt = first.images[fooled], attacked_images[fooled]
+    say.next("proofs")
+    proofs = Proofs({}, "the model is random") if random else prove(model, first, radii[:-1])
     say.next("")
     return RobustnessAudit(
         radius=radius,
@@ -201,7 +203,7 @@ def audit_robustness(
         by_radius=by_radius,
         single=single,
         flat=flat(steep, first),
-        proved=None if random else _proved(model, first, radius),
+        proofs=proofs,
         random=random,
         distance=median_distance(model, first.images[few], first.labels[few], near),
         calibration={
@@ -254,14 +256,6 @@ def _references(
         shares = [judge(each).right.double().mean().item() for each in shifted.values()]
         found.append(Reference(images, judge(test).right.double().mean().item(), average_robustness(shares).item()))
     return tuple(found)
-
-
-def _proved(model: nn.Module, data: LabelledImages, radius: float) -> Tensor | None:
-    """Tell of which images bounds prove that they stay right; None where bounds cannot pass through the model."""
-    try:
-        return verify(model, data.images, data.labels, radius)
-    except (InputError, RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-        return None
 
 
 def _visible(changes: Tensor) -> Tensor:
