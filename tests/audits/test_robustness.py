@@ -408,11 +408,14 @@ def test_zonotopes_prove_more_than_boxes_and_attacks_break_nothing_that_is_prove
         assert not (found[radius] & (residual(attacked).argmax(dim=1) != data.labels)).any()
 
 
-def test_large_images_have_boxes_alone() -> None:
+def test_large_images_and_networks_with_max_pooling_have_boxes_alone() -> None:
     data = LabelledImages(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
     found = prove(nn.Sequential(nn.Flatten(), nn.Linear(3_072, 2)), data, [0.1])
-    assert found.words == "none for 3,072 entries"
+    assert found.words == "interval bounds alone, since an image has 3,072 entries"
     assert found.by_radius.keys() == {0.1}
+    pooled = nn.Sequential(nn.MaxPool2d(16), nn.Flatten(), nn.Linear(4, 2))
+    data = LabelledImages(torch.rand(2, 1, 32, 32), torch.tensor([0, 1]))
+    assert prove(pooled, data, [0.1]).words == "interval bounds alone, since the network passes no shared errors on"
 
 
 def test_norm_2(model, parts) -> None:

@@ -1,7 +1,8 @@
 # pyright: reportUnknownMemberType=false
 """The audit of robustness: a classifier on shifted images, under attack with its gradients and without them.
 
-Cost: for 200 images, 40 steps and 500 queries some thousand passes over them, and the training of ten small models.
+Cost: for 200 images, 40 steps and 500 queries some thousand passes over them, and the training of ten small models;
+for proofs up to as many passes as an image has entries.
 """
 
 import copy
