@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from paperweight.attacks import ProjectedGradient, margin_loss
 from paperweight.audits.robustness import audit_robustness
-from paperweight.audits.robustness_asking import flat
+from paperweight.audits.robustness_asking import astray, flat
 from paperweight.audits.robustness_findings import AttackedImages, Reference, RobustnessAudit
 from paperweight.audits.robustness_inspection import inspect_robustness
 from paperweight.audits.robustness_proofs import Proofs, prove
@@ -128,6 +128,7 @@ def by_hand(**given) -> RobustnessAudit:
         "by_radius": {0.1: held, 1.0: count < 0},
         "single": count < 60,
         "flat": count < 0,
+        "astray": count < 0,
         "proofs": Proofs({0.1: count < 5}, "by hand"),
         "random": False,
         "distance": 1.0,
@@ -172,6 +173,7 @@ WEAK = AttackedImages(name="pgd", words="", box="white", held=COUNT < 40)
         ),
         ("may take any value", lambda n: {"by_radius": {0.1: COUNT < 40, 1.0: n > COUNT}}),
         ("zero or not finite", lambda n: {"flat": n > COUNT}),
+        ("less than one at random", lambda n: {"astray": n > COUNT}),
         ("after one step", lambda n: {"single": (COUNT < 60) & (n <= COUNT)}),
     ],
 )
@@ -185,7 +187,7 @@ def test_each_sign_takes_more_than_one_image_in_a_hundred_for_sure(words: str, p
 
 def test_images_that_were_wrong_before_are_no_sign() -> None:
     wrong = COUNT >= 90
-    assert not by_hand(flat=wrong, by_radius={0.1: COUNT < 40, 1.0: wrong}).alarm
+    assert not by_hand(flat=wrong, astray=wrong, by_radius={0.1: COUNT < 40, 1.0: wrong}).alarm
 
 
 def test_without_two_models_that_differ_nothing_is_said_of_effective_robustness() -> None:
@@ -231,6 +233,42 @@ def test_planted_masks_raise_the_alarm(mask, model, parts, sound) -> None:
     assert found.alarm
     assert found.held("white").share > sound.held("white").share + 0.1
     assert "It may withstand less" in found.in_words()
+
+
+class _Other(torch.autograd.Function):
+    """Passes on what comes in, and back a gradient that has nothing to do with it."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
+
+
+class Lying(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(_Other.apply(images))
+
+
+@pytest.mark.parametrize("radius", [0.001, 0.1])
+def test_gradients_of_something_else_lead_astray_at_any_radius(radius: float, model, parts) -> None:
+    data = LabelledImages(parts[0].images[:200], parts[0].labels[:200])
+    draw = torch.Generator().manual_seed(0)
+    assert astray(Lying(model), data, radius / 10, draw).double().mean() > 0.7
+    assert not astray(model, data, radius / 10, draw).any()
+    assert not astray(Quantised(model), data, radius / 10, draw).any()
+
+
+def test_a_tiny_radius_hides_no_gradients_of_something_else(model, parts) -> None:
+    found = audited(Lying(model), parts, radius=0.002, limit=40, steps=5, queries=20)
+    assert "a short step does less than one at random" in " ".join(found.signs)
+    assert not audited(model, parts, radius=0.002, limit=40, steps=5, queries=20).alarm
 
 
 def test_a_line_that_falls_says_nothing() -> None:

@@ -23,7 +23,7 @@ from paperweight.attacks import (
     margin_loss,
     transferred,
 )
-from paperweight.audits.robustness_asking import Judge, differentiable, differs, errors, flat, median_distance
+from paperweight.audits.robustness_asking import Judge, astray, differentiable, differs, errors, flat, median_distance
 from paperweight.audits.robustness_findings import AttackedImages, Reference, RobustnessAudit
 from paperweight.audits.robustness_proofs import Proofs, prove
 from paperweight.audits.stages import Progress, Stages
@@ -191,6 +191,7 @@ def audit_robustness(
     original, spoilt = first.images[fooled], attacked_images[fooled]
     say.next("proofs")
     proofs = Proofs({}, "the model is random") if random else prove(model, first, radii[:-1])
+    length = radius / 10 if norm == "inf" else radius / (10 * math.sqrt(first.images[0].numel()))
     say.next("")
     return RobustnessAudit(
         radius=radius,
@@ -204,6 +205,7 @@ def audit_robustness(
         by_radius=by_radius,
         single=single,
         flat=flat(steep, first),
+        astray=torch.zeros_like(single) if random else astray(steep, first, length, draw),
         proofs=proofs,
         random=random,
         distance=median_distance(model, first.images[few], first.labels[few], near),

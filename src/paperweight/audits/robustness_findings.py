@@ -75,6 +75,8 @@ class RobustnessAudit:
             radius is the whole range.
         single: Which are right after a single step of the whole radius.
         flat: Of which images the gradient of the margin is zero or not finite, bool.
+        astray: Of which a random step does more to the margin than one along its gradient, both a tenth of the radius,
+            bool; of none where the model is random.
         proofs: Which of these images are proved to stay right, at each of these radii but the whole range.
         random: Whether the model answers otherwise when it is asked again.
         distance: Median distance, in norm 2, of the nearest image found that is taken for another class; of images
@@ -95,6 +97,7 @@ class RobustnessAudit:
     by_radius: Mapping[float, Tensor]
     single: Tensor
     flat: Tensor
+    astray: Tensor
     proofs: Proofs
     random: bool
     distance: float
@@ -207,6 +210,7 @@ class RobustnessAudit:
             "images are still right when every pixel may take any value": self.tried & self.by_radius[farthest],
             "images give a gradient that is zero or not finite": self.tried & self.flat,
             "images are misclassified after one step, but not after many": self._after_steps() & ~self.single,
+            "images have a gradient along which a short step does less than one at random": self.tried & self.astray,
         }
         rates = {words: rate(which) for words, which in found.items()}
         return tuple(f"{each.hits} of {count} {words}." for words, each in rates.items() if each.low > _SHARE)
@@ -263,7 +267,7 @@ class RobustnessAudit:
             "for it.",
             "Shifts are computed from the test images, as stand-ins for pictures that others took; what holds for "
             "them need not hold for another camera. Hard images are those that a small model gets wrong.",
-            "No alarm does not prove that gradients are sound; the alarm looks for four signs, each of more than one "
+            "No alarm does not prove that gradients are sound; the alarm looks for five signs, each of more than one "
             "image in a hundred.",
         ]
         if self.effective is None:
@@ -303,6 +307,7 @@ class RobustnessAudit:
             "by_radius": {f"{radius:g}": rate(right).record() for radius, right in self.by_radius.items()},
             "single_step": rate(self.single).record(),
             "zero_gradients": rate(self.flat).record(),
+            "gradients_astray": rate(self.astray).record(),
             "proved": None if self.proved is None else rate(self.proved).record(),
             "proved_by_radius": {f"{radius:g}": rate(each).record() for radius, each in self.proofs.by_radius.items()},
             "proofs": self.proofs.words,
