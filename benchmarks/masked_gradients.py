@@ -92,7 +92,7 @@ def trained(training: LabelledImages, seed: int, robust: bool) -> nn.Module:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--models", type=int, default=25)
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = load_images("digits")

