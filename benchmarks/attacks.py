@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from paperweight.attacks import ProjectedGradient
 from paperweight.data import load_images, split_images
 from paperweight.errors import InputError
-from paperweight.loops import evaluate_classifier, fit_classifier, fit_robust
+from paperweight.loops import evaluate_classifier, fit_classifier, robust_network
 from paperweight.nets import LeNet
 
 Attack = Callable[[], Tensor]
@@ -35,27 +35,27 @@ _RADIUS, _STEPS, _STEP = 0.2, 40, 0.0125
 
 
 def networks(images: int) -> tuple[dict[str, nn.Module], Tensor, Tensor]:
-    """Train LeNet plainly and adversarially; give both with so many test images and their labels."""
+    """Give LeNet trained plainly and adversarially, with so many test images and their labels."""
     sizes = {"train": 8000, "validation": 100, "test": images}
     try:
         data = load_images("mnist")
     except InputError:
         data, sizes["train"] = load_images("digits"), 1000
     parts = split_images(data, **sizes, generator=torch.Generator().manual_seed(0))
-    models: dict[str, nn.Module] = {}
-    for name, steps in (("undefended", 500), ("robust", 700)):
-        torch.manual_seed(0)
-        model = LeNet(parts.shape, len(parts.classes))
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        given = (model, optimizer, parts.train.images, parts.train.labels)
-        source = torch.Generator().manual_seed(1)
-        if name == "robust":
-            attack = ProjectedGradient(radius=_RADIUS, steps=5, keep_going=True)
-            fit_robust(*given, attack=attack, steps=steps, batch_size=64, generator=source)
-        else:
-            fit_classifier(*given, steps=steps, batch_size=64, generator=source)
-        models[name] = model.eval().requires_grad_(False)
-    return models, parts.test.images, parts.test.labels
+    torch.manual_seed(0)
+    plain = LeNet(parts.shape, len(parts.classes))
+    fit_classifier(
+        plain,
+        torch.optim.Adam(plain.parameters(), lr=1e-3),
+        parts.train.images,
+        parts.train.labels,
+        steps=500,
+        batch_size=64,
+        generator=torch.Generator().manual_seed(1),
+    )
+    models = {"undefended": plain, "robust": robust_network("lenet", parts.train, radius=_RADIUS)}
+    frozen = {name: model.eval().requires_grad_(False) for name, model in models.items()}
+    return frozen, parts.test.images, parts.test.labels
 
 
 def by_hand(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--blocks", type=int, default=5, help="blocks of each")
-    parser.add_argument("--images", type=int, default=200, help="images to attack")
+    parser.add_argument("--images", type=int, default=500, help="images to attack")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = measure(given.blocks, given.images)

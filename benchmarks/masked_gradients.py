@@ -4,8 +4,8 @@ python benchmarks/masked_gradients.py [--models N]
 
 All are perceptrons of one hidden layer on images of digits. Sound are those trained plainly, and those trained on
 images attacked with a radius of 0.1, in turn. Masked are plain ones whose input is rounded to five levels, has a fine
-ripple added, or a random half of its pixels set to grey at each call, and those whose logits are multiplied by 1,000
-and passed through a softmax, in turn. Each audit has 100 images, 20 steps and 100 queries.
+ripple added, a random half of its pixels set to grey at each call, or a gradient that is noise, and those whose logits
+are multiplied by 1,000 and passed through a softmax, in turn. Each audit has 100 images, 20 steps and 100 queries.
 """
 
 import argparse
@@ -44,6 +44,12 @@ def same(given: Tensor) -> Tensor:
     return given
 
 
+def lying(images: Tensor) -> Tensor:
+    """Change nothing but the gradient, of which each entry is multiplied by noise."""
+    still = images.detach()
+    return still + torch.randn_like(images) * (images - still)
+
+
 MASKS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "rounded to five levels": (lambda images: (4 * images).round() / 4, same),
     "with a fine ripple": (lambda images: images + 0.02 * torch.sin(300 * images), same),
@@ -51,6 +57,7 @@ MASKS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
         lambda images: torch.where(torch.rand_like(images) < 0.5, images, 0.5 + 0 * images),
         same,
     ),
+    "with a gradient that is noise": (lying, same),
     "softmax of logits times 1,000": (same, lambda logits: (1_000 * logits).softmax(dim=1)),
 }
 
@@ -85,7 +92,7 @@ def trained(training: LabelledImages, seed: int, robust: bool) -> nn.Module:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--models", type=int, default=25)
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = load_images("digits")

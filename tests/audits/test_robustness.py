@@ -9,16 +9,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from paperweight.attacks import ProjectedGradient, margin_loss
 from paperweight.audits.robustness import audit_robustness
-from paperweight.audits.robustness_asking import flat
+from paperweight.audits.robustness_asking import astray, flat
 from paperweight.audits.robustness_findings import AttackedImages, Reference, RobustnessAudit
 from paperweight.audits.robustness_inspection import inspect_robustness
+from paperweight.audits.robustness_proofs import Proofs, prove
 from paperweight.cli import main
 from paperweight.data import LabelledImages, load_images
 from paperweight.errors import InputError
 from paperweight.loops import fit_classifier
 from paperweight.nets import MLP
 from paperweight.reports import render_robustness
+from paperweight.robustness.diffai import verify
 
 CLASSES = tuple("0123456789")
 QUICK = {"limit": 80, "steps": 15, "queries": 80, "training_steps": 150}
@@ -125,7 +128,8 @@ def by_hand(**given) -> RobustnessAudit:
         "by_radius": {0.1: held, 1.0: count < 0},
         "single": count < 60,
         "flat": count < 0,
-        "proved": count < 5,
+        "astray": count < 0,
+        "proofs": Proofs({0.1: count < 5}, "by hand"),
         "random": False,
         "distance": 1.0,
         "calibration": {"clean": 0.1, "sketch": 0.1, "blur": 0.1, "attacked": 0.5},
@@ -169,6 +173,7 @@ WEAK = AttackedImages(name="pgd", words="", box="white", held=COUNT < 40)
         ),
         ("may take any value", lambda n: {"by_radius": {0.1: COUNT < 40, 1.0: n > COUNT}}),
         ("zero or not finite", lambda n: {"flat": n > COUNT}),
+        ("less than one at random", lambda n: {"astray": n > COUNT}),
         ("after one step", lambda n: {"single": (COUNT < 60) & (n <= COUNT)}),
     ],
 )
@@ -182,7 +187,7 @@ def test_each_sign_takes_more_than_one_image_in_a_hundred_for_sure(words: str, p
 
 def test_images_that_were_wrong_before_are_no_sign() -> None:
     wrong = COUNT >= 90
-    assert not by_hand(flat=wrong, by_radius={0.1: COUNT < 40, 1.0: wrong}).alarm
+    assert not by_hand(flat=wrong, astray=wrong, by_radius={0.1: COUNT < 40, 1.0: wrong}).alarm
 
 
 def test_without_two_models_that_differ_nothing_is_said_of_effective_robustness() -> None:
@@ -228,6 +233,42 @@ def test_planted_masks_raise_the_alarm(mask, model, parts, sound) -> None:
     assert found.alarm
     assert found.held("white").share > sound.held("white").share + 0.1
     assert "It may withstand less" in found.in_words()
+
+
+class _Other(torch.autograd.Function):
+    """Passes on what comes in, and back a gradient that has nothing to do with it."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
+
+
+class Lying(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(_Other.apply(images))
+
+
+@pytest.mark.parametrize("radius", [0.001, 0.1])
+def test_gradients_of_something_else_lead_astray_at_any_radius(radius: float, model, parts) -> None:
+    data = LabelledImages(parts[0].images[:200], parts[0].labels[:200])
+    draw = torch.Generator().manual_seed(0)
+    assert astray(Lying(model), data, radius / 10, draw).double().mean() > 0.7
+    assert not astray(model, data, radius / 10, draw).any()
+    assert not astray(Quantised(model), data, radius / 10, draw).any()
+
+
+def test_a_tiny_radius_hides_no_gradients_of_something_else(model, parts) -> None:
+    few = {"radius": 0.002, "limit": 40, "steps": 3, "queries": 5, "training_steps": 5}
+    assert "a short step does less than one at random" in " ".join(audited(Lying(model), parts, **few).signs)
+    assert not audited(model, parts, **few).alarm
 
 
 def test_a_line_that_falls_says_nothing() -> None:
@@ -316,14 +357,103 @@ def test_what_is_proved_is_right_after_every_attack(sound, model, parts) -> None
     assert not (near.proved & ~near._held("any")).any()
     assert near.record()["proved"]["hits"] == near.proved.sum()
     assert f"of {near.proved.sum()} it is proved" in near.in_words()
+    for radius, proved in near.proofs.by_radius.items():
+        assert not (proved & ~near.by_radius[radius]).any()
+    counts = [proved.sum() for _, proved in sorted(near.proofs.by_radius.items())]
+    assert len(counts) == 5
+    assert counts == sorted(counts, reverse=True)
+    assert near.record()["proved_by_radius"]["0.016"]["hits"] == counts[-1]
 
 
-@pytest.mark.parametrize("mask", [Quantised, Saturated, Noisy])
-def test_where_bounds_cannot_pass_nothing_is_proved(mask, model, parts) -> None:
+@pytest.mark.parametrize(
+    ("mask", "reason"),
+    [
+        (Quantised, "bounds cannot pass through Tensor.round"),
+        (Saturated, "bounds cannot pass through Tensor.softmax"),
+        (Noisy, "the model is random"),
+    ],
+)
+def test_where_bounds_cannot_pass_nothing_is_proved_and_why_is_told(mask, reason: str, model, parts) -> None:
     found = audited(mask(model), parts, limit=20, steps=2, queries=5, training_steps=10)
     assert found.proved is None
     assert found.record()["proved"] is None
-    assert "not proved" in found.in_words()
+    assert found.record()["proved_by_radius"] == {}
+    assert f"not proved: {reason}." in found.in_words()
+
+
+def test_of_a_linear_model_all_that_is_true_is_proved(parts) -> None:
+    """Its margin falls by most where each pixel goes as far as it can against the difference of two classes."""
+    torch.manual_seed(0)
+    linear, (data, training) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), parts
+    fit_classifier(
+        linear,
+        torch.optim.Adam(linear.parameters(), lr=1e-2),
+        training.images,
+        training.labels,
+        steps=200,
+        batch_size=64,
+        generator=torch.Generator().manual_seed(0),
+    )
+    data = LabelledImages(data.images[:100], data.labels[:100])
+    found = prove(linear, data, [0.01, 0.03, 0.1, 0.2]).by_radius
+    weight, flat_images = linear[1].weight.detach(), data.images.flatten(1)
+    logits = linear(data.images).detach()
+    for radius, proved in found.items():
+        true = torch.ones(100, dtype=torch.bool)
+        for row, label in enumerate(data.labels):
+            toward = weight - weight[label]  # (10, 64)
+            up, down = (1 - flat_images[row]).clamp(max=radius), flat_images[row].clamp(max=radius)
+            gain = torch.where(toward > 0, toward * up, -toward * down).sum(dim=1)
+            margins = logits[row] - logits[row, label] + gain
+            margins[label] = -1
+            true[row] = bool((margins < -1e-5).all())
+        assert torch.equal(proved, true)
+    assert 100 > found[0.01].sum() > found[0.03].sum() > 0
+
+
+class Residual(nn.Module):
+    """A branch beside what it is added to, which zonotopes follow better than boxes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.branch, self.last = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        inner = self.first(images.flatten(1)).relu()
+        return self.last((inner - self.branch(inner)).relu())
+
+
+def test_zonotopes_prove_more_than_boxes_and_attacks_break_nothing_that_is_proved(parts) -> None:
+    torch.manual_seed(0)
+    residual, (data, training) = Residual(), parts
+    fit_classifier(
+        residual,
+        torch.optim.Adam(residual.parameters(), lr=3e-3),
+        training.images,
+        training.labels,
+        steps=200,
+        batch_size=64,
+        generator=torch.Generator().manual_seed(0),
+    )
+    data = LabelledImages(data.images[:60], data.labels[:60])
+    radii = [0.003, 0.01, 0.03, 0.1]
+    found = prove(residual, data, radii).by_radius
+    boxes = {radius: verify(residual, data.images, data.labels, radius) for radius in radii}
+    assert all(not (boxes[radius] & ~found[radius]).any() for radius in radii)
+    assert sum(found[radius].sum() for radius in radii) > sum(boxes[radius].sum() for radius in radii) + 20
+    for radius in radii:
+        attacked = ProjectedGradient(radius, steps=20, loss=margin_loss)(residual, data.images, data.labels)
+        assert not (found[radius] & (residual(attacked).argmax(dim=1) != data.labels)).any()
+
+
+def test_large_images_and_networks_with_max_pooling_have_boxes_alone() -> None:
+    data = LabelledImages(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+    found = prove(nn.Sequential(nn.Flatten(), nn.Linear(3_072, 2)), data, [0.1])
+    assert found.words == "interval bounds alone, since an image has 3,072 entries"
+    assert found.by_radius.keys() == {0.1}
+    pooled = nn.Sequential(nn.MaxPool2d(16), nn.Flatten(), nn.Linear(4, 2))
+    data = LabelledImages(torch.rand(2, 1, 32, 32), torch.tensor([0, 1]))
+    assert prove(pooled, data, [0.1]).words == "interval bounds alone, since the network passes no shared errors on"
 
 
 def test_norm_2(model, parts) -> None:
@@ -416,6 +546,8 @@ def test_the_command_writes_a_page_and_gives_its_status(weights, tmp_path, capsy
     assert "<script" not in text
     assert text.count("<svg") == (2 if told["residual"] is None else 3)
     assert "a third was drawn" in text
+    assert "proved to stay right" in text
+    assert set(told["proved_by_radius"]) == set(told["by_radius"]) - {"1"}
     assert set(told["attacks"]) == {"pgd", "margin", "square", "transfer"}
 
 
@@ -423,7 +555,9 @@ def test_names_of_classes_are_escaped(sound, weights) -> None:
     found = inspect_robustness(weights, data="digits", network=f"{HERE}:network", limit=20, steps=5, queries=10)
     audit = by_hand(classes=("<b>a</b>", "<script>"))
     object.__setattr__(found, "audit", audit)
+    object.__setattr__(audit, "proofs", Proofs({}, "bounds cannot pass through <b>"))
     text = render_robustness(found, "paperweight <audit>")
+    assert "No certificate: bounds cannot pass through &lt;b&gt;." in text
     assert "<script>" not in text
     assert "<b>a</b>" not in text
     assert "paperweight &lt;audit&gt;" in text

@@ -1,7 +1,8 @@
 # pyright: reportUnknownMemberType=false
 """The audit of robustness: a classifier on shifted images, under attack with its gradients and without them.
 
-Cost: for 200 images, 40 steps and 500 queries some thousand passes over them, and the training of ten small models.
+Cost: for 200 images, 40 steps and 500 queries some thousand passes over them, and the training of ten small models;
+for proofs up to as many passes as an image has entries.
 """
 
 import copy
@@ -22,15 +23,15 @@ from paperweight.attacks import (
     margin_loss,
     transferred,
 )
-from paperweight.audits.robustness_asking import Judge, differentiable, differs, errors, flat, median_distance
+from paperweight.audits.robustness_asking import Judge, astray, differentiable, differs, errors, flat, median_distance
 from paperweight.audits.robustness_findings import AttackedImages, Reference, RobustnessAudit
+from paperweight.audits.robustness_proofs import Proofs, prove
 from paperweight.audits.stages import Progress, Stages
 from paperweight.data import LabelledImages
 from paperweight.errors import InputError
 from paperweight.loops import fit_classifier
 from paperweight.robustness.data_budget import ShiftSuite, average_robustness
 from paperweight.robustness.defensive_distillation import CarliniWagnerL2
-from paperweight.robustness.diffai import verify
 
 __all__ = ["RobustnessAudit", "audit_robustness"]
 
@@ -117,7 +118,7 @@ def audit_robustness(
     torch.manual_seed(seed)
     draw, size = torch.Generator().manual_seed(seed), float(norm)
     started = time.process_time()
-    say = Stages(progress, 10)
+    say = Stages(progress, 11)
     first = LabelledImages(test.images[:limit], test.labels[:limit])
     say.next("unchanged images")
     random = differs(model, first.images)
@@ -188,6 +189,9 @@ def audit_robustness(
     across = ~judge(LabelledImages(near, first.labels[few])).right
     fooled = few[~(attacked[0].held & attacked[1].held)[few]][:_SHOWN]
     original, spoilt = first.images[fooled], attacked_images[fooled]
+    say.next("proofs")
+    proofs = Proofs({}, "the model is random") if random else prove(model, first, radii[:-1])
+    length = radius / 10 if norm == "inf" else radius / (10 * math.sqrt(first.images[0].numel()))
     say.next("")
     return RobustnessAudit(
         radius=radius,
@@ -201,7 +205,8 @@ def audit_robustness(
         by_radius=by_radius,
         single=single,
         flat=flat(steep, first),
-        proved=None if random else _proved(model, first, radius),
+        astray=torch.zeros_like(single) if random else astray(steep, first, length, draw),
+        proofs=proofs,
         random=random,
         distance=median_distance(model, first.images[few], first.labels[few], near),
         calibration={
@@ -254,14 +259,6 @@ def _references(
         shares = [judge(each).right.double().mean().item() for each in shifted.values()]
         found.append(Reference(images, judge(test).right.double().mean().item(), average_robustness(shares).item()))
     return tuple(found)
-
-
-def _proved(model: nn.Module, data: LabelledImages, radius: float) -> Tensor | None:
-    """Tell of which images bounds prove that they stay right; None where bounds cannot pass through the model."""
-    try:
-        return verify(model, data.images, data.labels, radius)
-    except (InputError, RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-        return None
 
 
 def _visible(changes: Tensor) -> Tensor:

@@ -14,9 +14,21 @@ from paperweight.errors import InputError
 from paperweight.loops import expected_calibration_error
 from paperweight.nets import evaluating
 
-__all__ = ["Judge", "Seen", "WithoutGradient", "differentiable", "differs", "errors", "flat", "median_distance"]
+__all__ = [
+    "Judge",
+    "Seen",
+    "WithoutGradient",
+    "astray",
+    "differentiable",
+    "differs",
+    "errors",
+    "flat",
+    "median_distance",
+]
 
 _CHUNK = 256
+_DIRECTIONS = 8
+_ROUNDING = 1e-6
 
 
 @final
@@ -102,15 +114,51 @@ def differentiable(model: nn.Module, images: Tensor) -> nn.Module:
     return model
 
 
+def _gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Give the gradient of the margin."""
+    with torch.enable_grad():
+        given = images.detach().clone().requires_grad_()
+        return torch.autograd.grad(margin_loss(model(given), labels).sum(), given)[0]
+
+
 def flat(model: nn.Module, data: LabelledImages) -> Tensor:
     """Tell of each image whether the gradient of the margin is zero everywhere, or not finite somewhere."""
     parts: list[Tensor] = []
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model):
         for images, labels in zip(data.images.split(_CHUNK), data.labels.split(_CHUNK), strict=True):
-            given = images.detach().clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(margin_loss(model(given), labels).sum(), given)
-            size = gradient.flatten(1).abs().amax(dim=1)
+            size = _gradient(model, images, labels).flatten(1).abs().amax(dim=1)
             parts.append((size == 0) | ~size.isfinite())
+    return torch.cat(parts)
+
+
+def astray(model: nn.Module, data: LabelledImages, length: float, generator: torch.Generator) -> Tensor:
+    """Tell of each image whether one of eight random steps does more to the margin than one along the gradient.
+
+    To first order none can: of all changes of entries by a length within [0, 1] that along the sign of the gradient
+    does most. So a gradient that leads astray is not that of what the model computes, or not on this length.
+
+    Args:
+        model: Maps images (N, ...) to logits (N, classes), the same ones whenever it is asked.
+        data: Images in [0, 1], and their labels.
+        length: By how much each entry changes.
+        generator: Draws directions, on the CPU.
+
+    Returns:
+        Bool, (N,); of an image without a gradient, or with one that is not finite, False.
+    """
+    parts: list[Tensor] = []
+    with evaluating(model), torch.no_grad():
+        for images, labels in zip(data.images.split(_CHUNK), data.labels.split(_CHUNK), strict=True):
+            gradient = _gradient(model, images, labels)
+
+            def after(direction: Tensor, images: Tensor = images, labels: Tensor = labels) -> Tensor:
+                return margin_loss(model((images + length * direction).clamp(0, 1)), labels)
+
+            signs = [2 * torch.randint(2, images.shape, generator=generator) - 1 for _ in range(_DIRECTIONS)]
+            best = torch.stack([after(each) for each in signs]).amax(dim=0)
+            along = after(gradient.sign())
+            size = gradient.flatten(1).abs().amax(dim=1)
+            parts.append((best > along + _ROUNDING * (1 + along.abs())) & (size > 0) & size.isfinite())
     return torch.cat(parts)
 
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, final
 from torch import Tensor
 
 from paperweight.audits.erasure_findings import Rate
+from paperweight.audits.robustness_proofs import Proofs
 from paperweight.robustness.data_budget import EffectiveRobustness, RobustnessCurve, effective_robustness
 
 __all__ = ["AttackedImages", "Reference", "RobustnessAudit", "rate"]
@@ -74,8 +75,9 @@ class RobustnessAudit:
             radius is the whole range.
         single: Which are right after a single step of the whole radius.
         flat: Of which images the gradient of the margin is zero or not finite, bool.
-        proved: Of which of these images interval bounds prove that no change of the radius makes them wrong, bool; None
-            where bounds cannot pass through the model.
+        astray: Of which a random step does more to the margin than one along its gradient, both a tenth of the radius,
+            bool; of none where the model is random.
+        proofs: Which of these images are proved to stay right, at each of these radii but the whole range.
         random: Whether the model answers otherwise when it is asked again.
         distance: Median distance, in norm 2, of the nearest image found that is taken for another class; of images
             that were right. Infinite where fewer than half were changed.
@@ -95,7 +97,8 @@ class RobustnessAudit:
     by_radius: Mapping[float, Tensor]
     single: Tensor
     flat: Tensor
-    proved: Tensor | None
+    astray: Tensor
+    proofs: Proofs
     random: bool
     distance: float
     calibration: Mapping[str, float]
@@ -106,6 +109,11 @@ class RobustnessAudit:
     def tried(self) -> Tensor:
         """Which of the images that attacks were tried on are right unchanged, bool."""
         return self.clean[: len(self.flat)]
+
+    @property
+    def proved(self) -> Tensor | None:
+        """Of which of them no change of the radius makes them wrong, bool; None where nothing can be proved."""
+        return self.proofs.by_radius.get(self.radius)
 
     @property
     def accuracy(self) -> Rate:
@@ -202,6 +210,7 @@ class RobustnessAudit:
             "images are still right when every pixel may take any value": self.tried & self.by_radius[farthest],
             "images give a gradient that is zero or not finite": self.tried & self.flat,
             "images are misclassified after one step, but not after many": self._after_steps() & ~self.single,
+            "images have a gradient along which a short step does less than one at random": self.tried & self.astray,
         }
         rates = {words: rate(which) for words, which in found.items()}
         return tuple(f"{each.hits} of {count} {words}." for words, each in rates.items() if each.low > _SHARE)
@@ -225,7 +234,7 @@ class RobustnessAudit:
             f"{rate(self.shifted[self.worst_shift]).share:.0%}.",
             self._effectively(),
             f"Of {held.count} images {_percent(held)} are right after every attack by changes of at most {size}"
-            + (". Whether any is safe is not proved." if self.proved is None else f"; {self._proved}."),
+            + self._proved,
         ]
         if self.alarm:
             parts.append(
@@ -245,19 +254,20 @@ class RobustnessAudit:
 
     @property
     def _proved(self) -> str:
-        found = None if self.proved is None else rate(self.proved)
-        return "" if found is None else f"of {found.hits} it is proved that no such change makes them wrong"
+        if self.proved is None:
+            return f". Whether any is safe is not proved: {self.proofs.words}."
+        return f"; of {rate(self.proved).hits} it is proved that no such change makes them wrong."
 
     def limits(self) -> tuple[str, ...]:
         """Return what cannot be concluded, in sentences."""
         tried = len(self.flat)
         found = [
             f"Attacks were tried on {tried} images, and stronger ones exist: what is right after them all is an upper "
-            "bound of what is safe. What is proved, by interval bounds, is a lower one, and far too low for a network "
-            "that was not trained for it.",
+            "bound of what is safe. What is proved is a lower one, and far too low for a network that was not trained "
+            "for it.",
             "Shifts are computed from the test images, as stand-ins for pictures that others took; what holds for "
             "them need not hold for another camera. Hard images are those that a small model gets wrong.",
-            "No alarm does not prove that gradients are sound; the alarm looks for four signs, each of more than one "
+            "No alarm does not prove that gradients are sound; the alarm looks for five signs, each of more than one "
             "image in a hundred.",
         ]
         if self.effective is None:
@@ -297,7 +307,10 @@ class RobustnessAudit:
             "by_radius": {f"{radius:g}": rate(right).record() for radius, right in self.by_radius.items()},
             "single_step": rate(self.single).record(),
             "zero_gradients": rate(self.flat).record(),
+            "gradients_astray": rate(self.astray).record(),
             "proved": None if self.proved is None else rate(self.proved).record(),
+            "proved_by_radius": {f"{radius:g}": rate(each).record() for radius, each in self.proofs.by_radius.items()},
+            "proofs": self.proofs.words,
             "random": self.random,
             "median_distance": self.distance if math.isfinite(self.distance) else None,
             "calibration": dict(self.calibration),

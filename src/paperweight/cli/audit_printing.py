@@ -87,6 +87,7 @@ def print_robustness(found: "RobustnessInspection", report: Path) -> None:
         rows |= {f"shift: {name}": rate(right) for name, right in result.shifted.items()}
         rows |= {f"attack: {each.name}": rate(each.held) for each in result.attacked}
         rows |= {"all attacks": result.held()}
+        rows |= {} if result.proved is None else {"proved": rate(result.proved)}
         for name, each in rows.items():
             table.add_row(shown(name.replace("_", " ")), f"{each.share:.1%}", f"{each.low:.1%} to {each.high:.1%}")
         console.print(table)

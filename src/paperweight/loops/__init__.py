@@ -23,6 +23,7 @@ from paperweight.loops.robust import (
     own_predictions,
     trades_loss,
 )
+from paperweight.loops.robust_networks import robust_network
 from paperweight.loops.schedules import warmed_cosine
 from paperweight.loops.searching import Search, check_search
 from paperweight.loops.stacked import Pays, fit_stacked, stacking_pays
@@ -69,6 +70,7 @@ __all__ = [
     "nt_xent",
     "own_predictions",
     "peak_saved_bytes",
+    "robust_network",
     "stacking_pays",
     "trades_loss",
     "tune",

@@ -54,6 +54,7 @@ def render_robustness(found: RobustnessInspection, command: str) -> str:
         command=command,
         shifts=[(name, rate(right)) for name, right in audit.shifted.items()],
         attacks=[(each, rate(each.held)) for each in audit.attacked],
+        proofs=[(at, rate(audit.by_radius[at]), rate(proved)) for at, proved in sorted(audit.proofs.by_radius.items())],
         classes=classes[:_MOST_CLASSES],
         left_out=max(0, len(classes) - _MOST_CLASSES),
         held={box: audit.held(box) for box in ("white", "black", "any")},
@@ -84,18 +85,22 @@ def _rates_figure(audit: RobustnessAudit) -> str:
 
 
 def _radii_figure(audit: RobustnessAudit) -> str:
-    """Return what is right after attacks by radius, up to the whole range."""
+    """Return what is right after attacks by radius, up to the whole range, and what is proved to be."""
     radii = sorted(audit.by_radius)
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(4.6, 2.7)
         found = [rate(audit.by_radius[radius]) for radius in radii]
         places = range(1, len(radii) + 1)
-        axes.plot([0, *places], [rate(audit.tried).share, *(each.share for each in found)], color=colour(2), marker="o")
+        before = rate(audit.tried).share
+        axes.plot([0, *places], [before, *(each.share for each in found)], color=colour(2), marker="o")
         axes.fill_between(places, [x.low for x in found], [x.high for x in found], color=colour(2), alpha=0.2)
+        proved = [rate(each).share for _, each in sorted(audit.proofs.by_radius.items())]
+        if proved:
+            axes.plot([0, *places][: len(proved) + 1], [before, *proved], color=colour(0), marker="s", linestyle="--")
         axes.set_xticks([0, *places], ["0", *(f"{radius:.2g}" for radius in radii)])
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("largest change of an image; the last is any")
-        axes.set_title(title("Right images after steps along the gradient", 44))
+        axes.set_title(title("Right after steps along the gradient; dashed: proved", 56))
     return svg(figure, "share of right images by the radius of the attack", "radii")
 
 

@@ -53,6 +53,9 @@ STUDY = Study(
         "averaged. Shifts are computed from images; which styles of prints are akin to them was our choice. The curve "
         "is fitted to five networks a seed, on 50 to 3,000 photographs. Augmentation moves images, like the new sample."
         " Weighed before on 8 of these seeds with 3 rates, at whose ends several arms stood (+0.014, 0.005 to 0.025)."
+        " On MNIST, 8 seeds, the gain is 0.103 (0.085 to 0.122), all of it on sketches, 32% right in place of 5%, where"
+        " chance gives 10%, and on renditions. On CIFAR-10 (JPEG), 8 seeds, there is none (0.004, -0.001 to 0.008), but"
+        " the perceptron is right on a third of the photographs, often at the lowest rate of the grid."
     ),
     seeds=12,
 )
