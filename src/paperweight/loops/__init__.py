@@ -25,6 +25,7 @@ from paperweight.loops.robust import (
 )
 from paperweight.loops.schedules import warmed_cosine
 from paperweight.loops.searching import Search, check_search
+from paperweight.loops.shares import InShares
 from paperweight.loops.stacked import Pays, fit_stacked, stacking_pays
 from paperweight.loops.supervised import Evaluation, evaluate_classifier, fit_classifier
 from paperweight.loops.text_to_image import fit_text_to_image
@@ -34,6 +35,7 @@ __all__ = [
     "DenoiserTraining",
     "Evaluation",
     "ExponentialMovingAverage",
+    "InShares",
     "Objective",
     "OnStep",
     "Pays",
