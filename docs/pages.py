@@ -32,6 +32,7 @@ TASKS = {
     "Audit a classifier for backdoors": "backdoors",
     "Merge networks, or train without a server": "merge",
     "Run trials on a cluster": "cluster",
+    "Train across devices": "devices",
     "Use a method alone": "alone",
     "How a verdict is reached": "verdicts",
 }

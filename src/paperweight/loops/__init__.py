@@ -26,6 +26,7 @@ from paperweight.loops.robust import (
 from paperweight.loops.robust_networks import robust_network
 from paperweight.loops.schedules import warmed_cosine
 from paperweight.loops.searching import Search, check_search
+from paperweight.loops.shares import InShares
 from paperweight.loops.stacked import Pays, fit_stacked, stacking_pays
 from paperweight.loops.supervised import Evaluation, evaluate_classifier, fit_classifier
 from paperweight.loops.text_to_image import fit_text_to_image
@@ -35,6 +36,7 @@ __all__ = [
     "DenoiserTraining",
     "Evaluation",
     "ExponentialMovingAverage",
+    "InShares",
     "Objective",
     "OnStep",
     "Pays",

@@ -2,6 +2,7 @@
 
 from paperweight.studies._classification import Classification, Trained, classification
 from paperweight.studies._declaration import BUDGETS, DEFAULT_SEEDS, Arm, Budget, Metric, Outcome, Study
+from paperweight.studies._devices import across_devices
 from paperweight.studies._embedding import Embedding, Unlabelled
 from paperweight.studies._metrics import ACCURACY, EARLY_LOSS, TEST_LOSS
 from paperweight.studies._network import given_network, load_factory
@@ -26,6 +27,7 @@ __all__ = [
     "Study",
     "Trained",
     "Unlabelled",
+    "across_devices",
     "classification",
     "given_network",
     "load_factory",
