@@ -202,8 +202,9 @@ def _result(entry: Entry) -> Iterator[str]:
     if later["curves"]:
         seeds = " and ".join(map(str, later["seeds"]))
         yield (
-            f"The curves are of seeds {seeds}, run again on {later['measured_on']} since the result keeps none; its "
-            f"headline metric and theirs differ by {later['difference']:.3g} at most.\n"
+            f"The curves are of seeds {seeds}, run again on {later['measured_on']} since the result keeps none. Its "
+            f"headline metric and theirs differ by {later['difference']:.3g} at most"
+            + (": another processor or version rounds otherwise.\n" if later["difference"] else ".\n")
         )
     yield "| arm | " + " | ".join(_cell(metric["label"]) for metric in concluded["metrics"].values()) + " | cost |"
     yield "|---|" + "---|" * (len(concluded["metrics"]) + 1)

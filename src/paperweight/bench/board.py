@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from paperweight.bench.conclusion import conclude
-from paperweight.bench.curves import later_curves
+from paperweight.bench.curves import later_curves, strays
 from paperweight.bench.loading import load_study
 from paperweight.bench.renewal import Revisions, attempt_renewal, renewed
 from paperweight.bench.runner import Progress, weigh
@@ -192,7 +192,8 @@ def draw_curves(
     """Run the first two seeds of official results that keep no curves again, and add the curves of these trials.
 
     What was measured and concluded stays as it is. Beside the curves stands by how much the headline metric of the
-    trials differs from what was measured: by nothing where processor and versions compute alike.
+    trials differs from what was measured: by nothing where processor and versions compute alike; elsewhere a training
+    may end as far away as with another seed, but not farther.
 
     Args:
         names: The papers.
@@ -205,7 +206,8 @@ def draw_curves(
 
     Raises:
         InputError: If a name is unknown, this is an installed package, or a result is missing, stale, not of the desk
-            budget, has curves already, or differs in its headline metric by the minimal effect.
+            budget, or has curves already, or if the trials draw none or their headline metric is not among what all
+            seeds gave, which the minimal effect widens.
     """
     _refuse_installed()
     done: dict[str, Done] = {}
@@ -217,13 +219,15 @@ def draw_curves(
             raise InputError(f"the result of {entry.stem} keeps curves of all its seeds already")
         told = None if progress is None else progress(entry.stem)
         weighing = weigh(entry.stem, seeds=_DRAWN_SEEDS, ledger=ledger, jobs=jobs, progress=told)
-        metric = weighing.study.metrics[weighing.study.headline]
-        drawn = later_curves(official.measured, weighing.conclusion.measured, weighing.study.headline)
-        if not drawn["difference"] < metric.minimal_effect:
+        study, again = weighing.study, weighing.conclusion.measured
+        if not again["curves"]:
+            raise InputError(f"the trials of {entry.stem} draw no curves; there is nothing to add")
+        if arms := strays(official.measured, again, study.headline, study.metrics[study.headline].minimal_effect):
             raise InputError(
-                f"{metric.label} of {entry.stem} differs by {drawn['difference']:.3g} from what was measured at the "
-                f"same seeds, which is not below the minimal effect of {metric.minimal_effect:g}; weigh it again"
+                f"{study.metrics[study.headline].label} of {entry.stem} lies outside what was measured by the minimal "
+                f"effect or more, of {', '.join(arms)}; weigh it again"
             )
+        drawn = later_curves(official.measured, again, study.headline)
         _write(entry, {**official.record, "later_curves": drawn})
         done[entry.stem] = "curves drawn"
     return _rows(done)

@@ -8,7 +8,7 @@ from typing import Any
 
 from paperweight.bench.trial import TrialRecord
 
-__all__ = ["Point", "later_curves", "median_curves", "plain_points", "read_points"]
+__all__ = ["Point", "later_curves", "median_curves", "plain_points", "read_points", "strays"]
 
 _COLUMNS = ("at", "lowest", "median", "highest")
 
@@ -102,6 +102,33 @@ def later_curves(measured: Mapping[str, Any], again: Mapping[str, Any], headline
     ]
     kept = {name: again[name] for name in ("seeds", "measured_on", "environment", "curves")}
     return {**kept, "difference": max(differences)}
+
+
+def strays(measured: Mapping[str, Any], again: Mapping[str, Any], headline: str, margin: float) -> list[str]:
+    """Return the arms of which a repeated trial gave a value that is not among those of the result.
+
+    Args:
+        measured: The measured part of the result.
+        again: That of the repeated trials.
+        headline: The metric that is looked at.
+        margin: How far outside the smallest and largest value of an arm is still among them, exclusive.
+
+    Example:
+        >>> old = {"values": {"accuracy": {"plain": [0.5, 0.25], "method": [0.5, 0.5]}}}
+        >>> new = {"values": {"accuracy": {"plain": [0.375], "method": [0.75]}}}
+        >>> strays(old, new, "accuracy", 0.1)
+        ['method']
+    """
+    found: list[str] = []
+    for arm, values in again["values"][headline].items():
+        known = [float(value) for value in measured["values"][headline][arm] if value is not None]
+        inside = [
+            value is not None and bool(known) and min(known) - margin < float(value) < max(known) + margin
+            for value in values
+        ]
+        if not all(inside):
+            found.append(arm)
+    return found
 
 
 def _apart(one: float | str | None, other: float | str | None) -> float:
