@@ -113,7 +113,10 @@ def test_another_name_is_no_engine(name: str) -> None:
 )
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is for Linux on x86_64 here")
 def test_a_cluster_that_is_not_there_is_told_at_once(place: str, words: str) -> None:
-    with pytest.raises(InputError, match=f"cannot be reached: .*{words}.*; name the HOST:PORT of a running cluster"):
+    with pytest.raises(
+        InputError,
+        match=f"cannot be reached: .*{words}.*; name the HOST:PORT of a running cluster, .* RAY_AUTH_MODE=token",
+    ):
         chosen_engine(f"ray:{place}", jobs=1, device="cpu", time_limit=1.0)
 
 

@@ -92,7 +92,8 @@ def _connect(address: str | None, jobs: int | None) -> int:
                 )
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"engine ray:{address or ''} cannot be reached: {error}; name the HOST:PORT of a running cluster"
+                f"engine ray:{address or ''} cannot be reached: {error}; name the HOST:PORT of a running cluster, and "
+                "where it asks for a token, set RAY_AUTH_MODE=token here"
             ) from None
         _connected[:] = [address]
     return max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -13,12 +13,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from paperweight.bench.schema import is_newest, upgrade
 from paperweight.errors import InputError
-from paperweight.files import expanded
+from paperweight.files import expanded, room
 
 __all__ = ["Store"]
 
 _PATIENCE = 30.0
 _WRITERS = 0x70617065
+_FULL = ("full", "no space", "disk i/o error")
 _REMEDIES = {
     "full": "free some space",
     "disk i/o error": "free some space, or see whether the disk is sound",
@@ -51,6 +52,7 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
+        self._path = None if "://" in url else expanded(url)
         self.name = f"ledger {url.partition('://')[0] + '://...' if '://' in url else url}"
         self._lock = threading.Lock()
         try:
@@ -64,7 +66,7 @@ class Store:
         except InputError as error:
             raise InputError(f"{self.name} cannot be opened: {error}") from error
         except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
-            raise InputError(f"{self.name} cannot be opened: {_reason(error)}; {_opening_remedy(error)}") from error
+            raise InputError(f"{self.name} cannot be opened: {self._cause(error)}; {_opening_remedy(error)}") from error
         self.trial, self.verdict, self.lease = (tables.tables[name] for name in ("trial", "verdict", "lease"))
         self.now: sa.ColumnElement[float] = sa.literal_column(
             "(julianday('now') - 2440587.5) * 86400.0"
@@ -115,8 +117,15 @@ class Store:
             kept = self._kept()
             remedy = _remedy(error) or "mend that"
             raise InputError(
-                f"{self.name} cannot be {what}: {_reason(error)}; {kept}; {remedy}, and give the same command again"
+                f"{self.name} cannot be {what}: {self._cause(error)}; {kept}; {remedy}, and give the same command again"
             ) from error
+
+    def _cause(self, error: Exception) -> str:
+        """Return why the database failed, with the bytes that are free where a file's disk may be full."""
+        reason = _reason(error)
+        if self._path is None or not any(sign in reason.lower() for sign in _FULL):
+            return reason
+        return ", ".join(filter(None, (reason, room(self._path))))
 
     def _kept(self) -> str:
         try:
