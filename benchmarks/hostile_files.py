@@ -88,7 +88,7 @@ def _size(source: Path | str) -> int:
         path = Path(source)
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
         return sum(file.stat().st_blocks for file in files) * 512
-    except (OSError, ValueError):
+    except (OSError, TypeError, ValueError):
         return 0
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from paperweight.bench.declaring import check_declaration, check_run
 from paperweight.catalogue import Entry, find
 from paperweight.errors import InputError
 from paperweight.files import check_file, expanded
 from paperweight.processes import allow_folder
 from paperweight.studies import Arm, Outcome, Setting, Study
 from paperweight.studies.screening import PREFIX, screening
+from paperweight.texts import brief
 
 __all__ = ["STUDY_MODULE", "LoadedStudy", "load_study"]
 
@@ -53,7 +55,7 @@ def load_study(name: str) -> LoadedStudy:
             `paperweight.studies.screening.ScreenData` is called.
 
     Raises:
-        InputError: If there is no such paper or file, or the file does not define ``STUDY`` and ``run``.
+        InputError: If there is no such paper or file, or the file does not define ``STUDY`` and ``run`` as it must.
 
     Example:
         >>> load_study("laplacian_smoothing").declaration.baseline
@@ -78,7 +80,8 @@ def load_study(name: str) -> LoadedStudy:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise InputError(f"study file {name} fails on import: {type(error).__name__}: {error}") from error
+            reason = brief(" ".join(f"{type(error).__name__}: {error}".split()), 300)
+            raise InputError(f"study file {name} fails on import: {reason}; correct it") from error
     else:
         entry = find(name)
         path, name = entry.study_path, entry.stem
@@ -88,4 +91,7 @@ def load_study(name: str) -> LoadedStudy:
     declaration, run = getattr(module, "STUDY", None), getattr(module, "run", None)
     if not isinstance(declaration, Study) or not callable(run):
         raise InputError(f"{path.name} must define STUDY = Study(...) and run(arm, setting); see CONTRIBUTING.md")
+    if entry is None:
+        check_declaration(declaration, path.name)
+        check_run(run, path.name)
     return LoadedStudy(name, entry, declaration, cast(Callable[[Arm[Any], Setting], Outcome], run), path)
