@@ -6,6 +6,8 @@ file is weighed as well, by the whole command in a forked process, and must end 
 """
 
 import argparse
+import contextlib
+import io
 import os
 import random
 import sys
@@ -20,7 +22,7 @@ from hostile_actions import OUTCOMES
 from hostile_files import attempt
 
 from paperweight.bench import engines
-from paperweight.bench.loading import load_study
+from paperweight.bench.declaring import declared_study
 
 HEAD = "import math\nimport torch\nfrom paperweight.studies import Arm, Metric, Outcome, Setting, Study\n"
 DECLARED = {
@@ -204,7 +206,8 @@ def _changed(content: bytes, draw: random.Random) -> bytes:
 
 
 def _load(path: Path) -> None:
-    study = load_study(str(path)).declaration
+    with contextlib.redirect_stdout(io.StringIO()):
+        study = declared_study(str(path)).declaration
     assert study.arm(study.baseline).name == study.baseline
     assert study.arm(study.method).name == study.method
 

@@ -646,7 +646,8 @@ def test_a_declaration_that_is_not_what_it_must_be_is_refused(tmp_path: Path, pa
     path.write_text(
         "from paperweight.studies import Arm, Metric, Study\n"
         f"STUDY = Study(paper='own', question='', claim={parts['claim']}, arms={parts['arms']},\n"
-        f"    seeds={parts['seeds']}, metrics={parts['metrics']}, headline='score', tuned='', limits='')\n{parts['run']}\n"
+        f"    seeds={parts['seeds']}, metrics={parts['metrics']},\n"
+        f"    headline='score', tuned='', limits='')\n{parts['run']}\n"
     )
     with pytest.raises(InputError) as caught:
         weigh(str(path), ledger=None)

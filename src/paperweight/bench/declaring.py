@@ -5,26 +5,39 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from paperweight.bench.loading import LoadedStudy, load_study
 from paperweight.errors import InputError
 from paperweight.studies import Arm, Metric, Study
 from paperweight.texts import brief
 
-__all__ = ["check_declaration", "check_run"]
+__all__ = ["declared_study"]
 
 _TEXTS = ("paper", "question", "claim", "headline", "tuned", "limits")
 
 
-def check_declaration(study: Study, where: str) -> None:
-    """Refuse a declaration whose parts are not what they are declared to be.
+def declared_study(name: str) -> LoadedStudy:
+    """Return the study of a paper or in a file, as `load_study` does, and see that a file declares what it must.
 
     Args:
-        study: The declaration.
-        where: How messages name its file.
+        name: As of `load_study`.
 
     Raises:
-        InputError: If a text is none, an arm is no `Arm`, a metric no `Metric` with a direction and a positive finite
-            minimal effect, or seeds no whole number.
+        InputError: If it cannot be loaded; if a text of a file's declaration is none, an arm is no `Arm`, a metric no
+            `Metric` with a direction and a finite minimal effect, or seeds no whole number; or if its ``run`` does not
+            take an arm and a setting.
+
+    Example:
+        >>> declared_study("laplacian_smoothing").declaration.baseline
+        'sgd'
     """
+    study = load_study(name)
+    if study.entry is None:
+        _check_declaration(study.declaration, study.path.name)
+        _check_run(study.run, study.path.name)
+    return study
+
+
+def _check_declaration(study: Study, where: str) -> None:
     for name in _TEXTS:
         _check(isinstance(getattr(study, name), str), f"{name} of STUDY in {where}", "a text", getattr(study, name))
     for name, kind in (("arms", Arm), ("metrics", Metric)):
@@ -57,16 +70,7 @@ def _check_metric(key: str, metric: Metric, where: str) -> None:
     _check(number, f"minimal_effect of metric {key!r} in {where}", "a finite number above 0", least)
 
 
-def check_run(run: Callable[..., object], where: str) -> None:
-    """Refuse a ``run`` that does not take an arm and a setting.
-
-    Args:
-        run: The function.
-        where: How messages name its file.
-
-    Raises:
-        InputError: If it cannot be called with two arguments.
-    """
+def _check_run(run: Callable[..., object], where: str) -> None:
     try:
         inspect.signature(run).bind(None, None)
     except TypeError as error:

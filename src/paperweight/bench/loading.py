@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from paperweight.bench.declaring import check_declaration, check_run
 from paperweight.catalogue import Entry, find
 from paperweight.errors import InputError
 from paperweight.files import check_file, expanded
@@ -55,7 +54,7 @@ def load_study(name: str) -> LoadedStudy:
             `paperweight.studies.screening.ScreenData` is called.
 
     Raises:
-        InputError: If there is no such paper or file, or the file does not define ``STUDY`` and ``run`` as it must.
+        InputError: If there is no such paper or file, or the file does not define ``STUDY`` and ``run``.
 
     Example:
         >>> load_study("laplacian_smoothing").declaration.baseline
@@ -80,8 +79,10 @@ def load_study(name: str) -> LoadedStudy:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            reason = brief(" ".join(f"{type(error).__name__}: {error}".split()), 300)
-            raise InputError(f"study file {name} fails on import: {reason}; correct it") from error
+            raise InputError(
+                f"study file {name} fails on import: {brief(' '.join(f'{type(error).__name__}: {error}'.split()), 300)}"
+                "; correct it"
+            ) from error
     else:
         entry = find(name)
         path, name = entry.study_path, entry.stem
@@ -91,7 +92,4 @@ def load_study(name: str) -> LoadedStudy:
     declaration, run = getattr(module, "STUDY", None), getattr(module, "run", None)
     if not isinstance(declaration, Study) or not callable(run):
         raise InputError(f"{path.name} must define STUDY = Study(...) and run(arm, setting); see CONTRIBUTING.md")
-    if entry is None:
-        check_declaration(declaration, path.name)
-        check_run(run, path.name)
     return LoadedStudy(name, entry, declaration, cast(Callable[[Arm[Any], Setting], Outcome], run), path)
