@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, final
@@ -30,6 +31,7 @@ __all__ = ["RayWorkers", "ray_engine"]
 
 _POLL = 1.0
 _PATIENCE = 5.0
+_LOOK = 0.25
 _connected: list[str | None] = []
 
 
@@ -154,8 +156,22 @@ class RayWorkers:
                 raise StoppedError
             seat = self._ray.remote(num_cpus=1, max_restarts=0)(_Seat)
             actor = seat.remote(handed_over()[1], here().state())
+            actor.end_with_node.remote()
             self._actors.append(actor)
             return _RayWorker(self, self._ray, actor)
+
+    def check_nodes(self) -> None:
+        """Refuse to wait for a cluster none of whose nodes lives.
+
+        Raises:
+            InputError: If that is so.
+        """
+        try:
+            lives = any(node["Alive"] for node in self._ray.nodes())
+        except Exception:
+            lives = False
+        if not lives:
+            raise InputError("no node of the cluster lives any more; finished trials are kept, give the command again")
 
     def stop(self) -> None:
         """End all, and start no more."""
@@ -212,6 +228,7 @@ class _RayWorker:
             except self._ray.exceptions.GetTimeoutError:
                 if self._workers.stopped:
                     raise StoppedError from None
+                self._workers.check_nodes()
         if "refused" in answer:
             raise InputError(answer["refused"])
         return answer
@@ -242,6 +259,16 @@ class _Seat:
         self._workers = LocalWorkers()
         self._worker: WorkerProcess | None = None
         self._same: set[tuple[str, str]] = set()
+
+    def end_with_node(self) -> None:
+        """Have this process end soon after its node's, which Ray notices later on a busy machine."""
+
+        def watch(parent: int) -> None:
+            while os.getppid() == parent:
+                time.sleep(_LOOK)
+            os._exit(1)
+
+        threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
     def run(self, text: str, study: str, recorded: bool, time_limit: float) -> dict[str, Any]:
         """Run a trial, and give its record as text; none where the worker is no more as it was."""

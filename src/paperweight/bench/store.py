@@ -1,6 +1,7 @@
 """Where a ledger is kept, an SQLite file or a PostgreSQL database: one writer at a time, and faults in words."""
 
 import contextlib
+import random
 import sqlite3
 import threading
 import time
@@ -9,7 +10,7 @@ from typing import Any, final
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from paperweight.bench.schema import is_newest, upgrade
 from paperweight.errors import InputError
@@ -17,7 +18,8 @@ from paperweight.files import expanded, room
 
 __all__ = ["Store"]
 
-_PATIENCE = 30.0
+_PATIENCE = 120.0
+"""Seconds without a commit of anybody after which a writer gives up."""
 _WRITERS = 0x70617065
 _FULL = ("full", "no space", "disk i/o error")
 _REMEDIES = {
@@ -184,9 +186,33 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 def _begin(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("writes", False)
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if writes:
+            _begin_immediate(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
     elif writes:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    """Take the lock of the only writer, in turn with others: patience is with who holds it and commits nothing."""
+    commits, end = None, time.monotonic() + _PATIENCE
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(random.uniform(0.001, 0.02))
+            with contextlib.suppress(OperationalError):
+                now = connection.exec_driver_sql("PRAGMA data_version").scalar()
+                if now != commits:
+                    commits, end = now, time.monotonic() + _PATIENCE
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {_PATIENCE * 1000:.0f}")
 
 
 def _reason(error: Exception) -> str:
