@@ -38,13 +38,15 @@ def corpus(root: Path) -> Iterator[Odd]:
         yield Odd("corpus", case.build(folder), load, "refused" if case.says else "read")
 
 
-def faults(outcome: Outcome, end: str) -> list[str]:
+def faults(outcome: Outcome, end: str, path: Path) -> list[str]:
     """Return what is wrong with how a reading ended."""
     found: list[str] = []
     if outcome.end not in ("read", "refused") or (end != "either" and outcome.end != end):
         found.append(f"{outcome.end} where it must be {end}: {outcome.words}")
     words = outcome.words
-    if outcome.end == "refused" and (len(words.splitlines()) != 1 or "; " not in words or len(words) > 2_000):
+    if outcome.end == "refused" and (
+        len(words.splitlines()) != 1 or "; " not in words or len(words) > 2_000 + len(str(path))
+    ):
         found.append(f"not one line with a remedy: {words}")
     if outcome.growth > MEMORY + 4 * outcome.size:
         found.append(f"memory grew by {outcome.growth >> 20} MiB for {outcome.size >> 10} KiB: {words}")
@@ -72,7 +74,7 @@ def main() -> None:
         for each in (*cases, *islice(odd(folder, given.seed), given.count - len(cases))):
             outcome = attempt(each.path, each.read, lambda: None)
             rows[each.kind].append(outcome)
-            found = faults(outcome, each.end)
+            found = faults(outcome, each.end, each.path)
             wrong += bool(found)
             for fault in found or ([f"{outcome.end}: {outcome.words}"] if given.messages else []):
                 print(f"{each.kind}, {each.path}: {fault}".encode("ascii", "backslashreplace").decode(), flush=True)
