@@ -169,9 +169,9 @@ class Plan:
         """Return the processes that ran trials and still run."""
         return {process for path in self.begun.iterdir() if _parent(process := int(path.name.split()[1]))}
 
-    def left(self) -> set[int]:
-        """Return all living processes that a command started, or that ran a trial."""
-        return self.workers() | marked("KILLED_PLAN", self._mark).keys()
+    def left(self) -> dict[int, str]:
+        """Return all living processes that a command started, or that ran a trial, and what they are called."""
+        return dict.fromkeys(self.workers(), "trial") | marked("KILLED_PLAN", self._mark)
 
     def raylets(self) -> list[int]:
         """Return the node processes of clusters that commands started."""
@@ -246,7 +246,9 @@ class Killer:
                 status = driver.wait()
                 figures.kills += 1
                 _wait_for_end(plan)
-                figures.orphans += len(plan.left())
+                if left := plan.left():
+                    figures.orphans += len(left)
+                    figures.faults.append(f"left after 5 s: {left}")
                 figures.unusable += not plan.usable()
                 figures.lost += (rows - plan.rows()).total()
                 if lasts:
