@@ -83,7 +83,7 @@ def judged(plan: Plan, disk: Path, chance: random.Random, content: Counter[Row])
     found[f"status {status}"] += 1
     if fault := tell(plan, disk, status):
         found[fault] += 1
-    found["unreadable while full"] += not readable(plan)
+    found["unreadable while full"] += bool(before) and not plan.usable()
     (disk / "ballast").unlink(missing_ok=True)
     found["unreadable"] += not readable(plan)
     again = ended(plan, disk, None)

@@ -7,6 +7,7 @@ those that the node was started with. What a trial computes does not depend on w
 that results are those of the local engine on the same model of processor, bit for bit.
 """
 
+import atexit
 import contextlib
 import hashlib
 import importlib
@@ -24,7 +25,7 @@ from paperweight.bench.process import Answer, LocalWorkers, WorkerProcess
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.data import source_hash
 from paperweight.errors import InputError
-from paperweight.processes import StoppedError, allow_folder, handed_over
+from paperweight.processes import GuardedProcess, StoppedError, allow_folder, handed_over
 from paperweight.provenance import here
 
 __all__ = ["RayWorkers", "ray_engine"]
@@ -33,6 +34,14 @@ _POLL = 1.0
 _PATIENCE = 5.0
 _LOOK = 0.25
 _connected: list[str | None] = []
+_CLUSTER = """
+import sys
+import ray
+
+options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False, "logging_level": "error"}
+print("cluster", ray.init(address="local", num_cpus=%r, **options).address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
 
 
 def ray_engine(
@@ -75,23 +84,18 @@ def _connect(address: str | None, jobs: int | None) -> int:
     """Connect with a cluster, and return the number of its cores."""
     if address is None:  # read when Ray is imported first: its processes then listen on the loopback alone
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = _ray()
     if ray.is_initialized() and _connected not in ([], [address]):
         raise InputError(f"engine ray:{address or ''} needs a process of its own, this one is connected with another")
     if not ray.is_initialized():
-        own = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
         try:
+            place = _own_cluster(jobs) if address is None else address
             if address not in (None, "auto"):
                 _knock(address)
             with _signals_kept():
-                ray.init(
-                    address=address or "local",
-                    log_to_driver=False,
-                    configure_logging=False,
-                    logging_level="error",
-                    **own,
-                )
+                ray.init(address=place, log_to_driver=False, configure_logging=False, logging_level="error")
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"engine ray:{address or ''} cannot be reached: {error}; name the HOST:PORT of a running cluster, and "
@@ -99,6 +103,23 @@ def _connect(address: str | None, jobs: int | None) -> int:
             ) from None
         _connected[:] = [address]
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _own_cluster(jobs: int | None) -> str:
+    """Start a cluster on this machine, and return its address.
+
+    A guard ends all of it with this process, however that ends: Ray's own agents outlive a killed driver by a minute.
+
+    Raises:
+        RuntimeError: If it does not start.
+    """
+    process = GuardedProcess(_CLUSTER % jobs)
+    atexit.register(process.close)
+    while line := process.readline():
+        words = line.decode(errors="replace").split()
+        if words[:1] == ["cluster"]:
+            return words[1]
+    raise RuntimeError(process.last_errors() or "it does not start")
 
 
 def _knock(address: str) -> None:
