@@ -22,12 +22,12 @@ _RADII = (0.1, 0.2)
 
 def main() -> None:
     """Measure, and print a row a radius."""
-    import torchattacks
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--blocks", type=int, default=3, help="blocks of each")
     parser.add_argument("--images", type=int, default=500, help="images to attack")
     given = parser.parse_args()
+    import torchattacks
+
     torch.set_num_threads(1)
     models, images, labels = networks(given.images)
     model = models["robust"]

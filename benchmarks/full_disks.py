@@ -1,11 +1,13 @@
 """Full disks: a cheap study is weighed onto a disk of its own that is filled while it runs, emptied, and weighed again.
 
-Each plan of 12 trials must end in words, leave a ledger that can be read, and, with room again, end with the rows of a
-plan that nothing happened to. For Linux, as root: each disk is a file system in memory.
+Each plan of 12 trials must end in words that name a path on the disk and the bytes that are free there, leave a ledger
+that can be read, and, with room again, end with the rows of a plan that nothing happened to. For Linux, as root: each
+disk is a file system in memory.
 """
 
 import argparse
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,10 +16,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from kills import PLAN, Plan
-
-from paperweight.bench.ledger import Ledger
-from paperweight.errors import InputError
+from kills import Plan, Row, unkilled
 
 SIZE = 1 << 20
 LONGEST = 600.0
@@ -45,7 +44,7 @@ def ended(plan: Plan, disk: Path, chance: random.Random | None) -> int | None:
             driver.poll() is None
             and not {
                 "at once": True,
-                "ledger": plan.ledger.exists(),
+                "ledger": plan.ledger.begun(),
                 "trial": bool(plan.first_after(moment)),
             }[wait]
         ):
@@ -62,13 +61,37 @@ def ended(plan: Plan, disk: Path, chance: random.Random | None) -> int | None:
 
 def readable(plan: Plan) -> bool:
     """Say whether the ledger, if there is one, can be opened."""
-    if not plan.ledger.exists():
-        return True
-    try:
-        Ledger(str(plan.ledger)).close()
-    except InputError:
-        return False
-    return True
+    return not plan.ledger.begun() or plan.usable()
+
+
+def tell(plan: Plan, disk: Path, status: int | None) -> str:
+    """Return what is wrong with how the command ended on a full disk, empty where nothing is."""
+    if "Traceback" in plan.errors():
+        return "traceback"
+    if status == 0:
+        return ""
+    said = " ".join(plan.errors().split())
+    named = str(disk) in said and re.search(r"[\d,]+ bytes", said)
+    return "" if status == 2 and named else "path and bytes not told"
+
+
+def judged(plan: Plan, disk: Path, chance: random.Random, content: Counter[Row]) -> tuple[Counter[str], str]:
+    """Weigh on a disk that fills and again with room; count what went wrong, and say how it ended."""
+    found: Counter[str] = Counter()
+    status = ended(plan, disk, chance)
+    before = plan.rows()
+    found[f"status {status}"] += 1
+    if fault := tell(plan, disk, status):
+        found[fault] += 1
+    found["unreadable while full"] += bool(before) and not plan.usable()
+    (disk / "ballast").unlink(missing_ok=True)
+    found["unreadable"] += not readable(plan)
+    again = ended(plan, disk, None)
+    rows = plan.rows()
+    found["not resumed"] += again != 0
+    found["rows lost"] += (before - rows).total()
+    found["other content"] += Counter({row: count for row, count in rows.items() if row[2] == "finished"}) != content
+    return found, f"status {status}, {before.total()} rows, then {again}, {rows.total()}"
 
 
 def main() -> None:
@@ -80,33 +103,23 @@ def main() -> None:
     chance = random.Random(options.seed)
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="paperweight-disks-") as folder:
+        content = unkilled(Path(folder))
         for number in range(options.disks):
             plan = Plan(Path(folder, str(number)))
-            disk = plan.ledger.parent
+            disk = Path(folder, str(number), "out")
             disk.mkdir()
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(disk)], check=True)
             try:
-                status = ended(plan, disk, chance)
-                before = plan.rows()
-                found[f"status {status}"] += 1
-                found["unreadable while full"] += not readable(plan)
-                (disk / "ballast").unlink(missing_ok=True)
-                found["unreadable"] += not readable(plan)
-                again = ended(plan, disk, None)
-                rows = plan.rows()
-                finished = Counter((arm, seed) for arm, seed, state in rows.elements() if state == "finished")
-                found["not resumed"] += again != 0
-                found["rows lost"] += (before - rows).total() + len(PLAN - set(finished))
-                found["rows doubled"] += sum(count - 1 for count in finished.values())
-                found["tracebacks"] += "Traceback" in plan.errors()
-                sys.stdout.write(f"{number}: status {status}, {before.total()} rows, then {again}, {rows.total()}\n")
-                sys.stdout.write(
-                    "".join(f"    {line}\n" for line in plan.errors().splitlines() if "paperweight:" in line)
-                )
-                sys.stdout.flush()
+                counts, words = judged(plan, disk, chance, content)
             finally:
                 subprocess.run(["umount", str(disk)], check=True)
-    sys.stdout.write(f"{dict(found)}\n")
+            found += counts
+            sys.stdout.write(f"{number}: {words}\n")
+            sys.stdout.write("".join(f"    {line}\n" for line in plan.errors().splitlines()))
+            sys.stdout.flush()
+    faults = {what: count for what, count in found.items() if not what.startswith("status")}
+    sys.stdout.write(f"{dict(found)}; faults: {faults or 'none'}\n")
+    sys.exit(1 if faults else 0)
 
 
 if __name__ == "__main__":

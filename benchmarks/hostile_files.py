@@ -19,6 +19,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -59,8 +60,8 @@ class Outcome:
         return self.end == "refused" and words and self.growth <= bound
 
 
-def attempt(path: Path, read: Read) -> Outcome:
-    """Read a file in a forked process and say what became of it."""
+def attempt(path: Path, read: Read, warm_up: Callable[[], object]) -> Outcome:
+    """Read a file or folder in a forked process, which is warmed up before, and say what became of it."""
     receive, send = os.pipe()
     begun = time.perf_counter()
     child = os.fork()
@@ -68,16 +69,13 @@ def attempt(path: Path, read: Read) -> Outcome:
         os.close(receive)
         signal.alarm(PATIENCE)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
-        os.write(send, json.dumps(_read(path, read)).encode())
+        os.write(send, json.dumps(_read(path, read, warm_up)).encode())
         os._exit(0)
     os.close(send)
     with os.fdopen(receive, "rb") as stream:
         said = stream.read()
     _, status = os.waitpid(child, 0)
-    try:
-        size = path.stat().st_blocks * 512
-    except (OSError, ValueError):
-        size = 0
+    size = _size(path)
     if status:
         end = "hang" if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGALRM, signal.SIGXCPU) else "killed"
         return Outcome(end, f"status {status}", time.perf_counter() - begun, 0, size)
@@ -85,8 +83,17 @@ def attempt(path: Path, read: Read) -> Outcome:
     return Outcome(end, words, seconds, growth, size)
 
 
-def _read(path: Path, read: Read) -> tuple[str, str, float, int]:
-    _warm_up()
+def _size(source: Path | str) -> int:
+    try:
+        path = Path(source)
+        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        return sum(file.stat().st_blocks for file in files) * 512
+    except (OSError, TypeError, ValueError):
+        return 0
+
+
+def _read(path: Path, read: Read, warm_up: Callable[[], object]) -> tuple[str, str, float, int]:
+    warm_up()
     room = _memory("VmSize") + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     Path("/proc/self/clear_refs").write_text("5")
@@ -142,7 +149,7 @@ def main() -> None:
         rows: dict[str, list[Outcome]] = defaultdict(list)
         with tempfile.TemporaryDirectory() as folder:
             for kind, path, read in islice(generate(Path(folder), given.seed), count):
-                outcome = attempt(path, read)
+                outcome = attempt(path, read, _warm_up)
                 rows[kind].append(outcome)
                 sound = outcome.refused(path.name, max(2 * outcome.size, least) + beside)
                 wrong += not sound

@@ -8,8 +8,8 @@ images (merged). Errors are relative to the largest output. What is refused give
     python benchmarks/merging_families.py [FAMILY ...]
 """
 
+import argparse
 import copy
-import sys
 import warnings
 from collections.abc import Callable
 
@@ -109,8 +109,11 @@ def result(model: nn.Module, inputs: Tensor) -> Tensor:
     return value if isinstance(value, Tensor) else value.logits
 
 
-def main(families: list[str]) -> None:
+def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("families", nargs="*", help="all where left out")
+    families = parser.parse_args().families
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rows = [(f"timm {name}, `{TIMM[name][0]}`", name, timm_model) for name in TIMM]
@@ -128,4 +131,4 @@ def main(families: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

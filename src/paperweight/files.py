@@ -1,11 +1,13 @@
 """Paths that a person gives, and a look at a file before it is opened: a pipe would block, a device never ends."""
 
+import errno
+import shutil
 import stat
 from pathlib import Path
 
 from paperweight.errors import InputError
 
-__all__ = ["check_file", "expanded"]
+__all__ = ["check_file", "expanded", "room", "write_failure"]
 
 
 def check_file(path: str | Path, what: str, remedy: str, most_bytes: int | None = None) -> int:
@@ -50,6 +52,33 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def room(path: str | Path) -> str:
+    """Return in words how many bytes are free where a path lies or would lie; empty where that cannot be told."""
+    place = Path(path).absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        return f"{shutil.disk_usage(place).free:,} bytes are free there"
+    except OSError:
+        return ""
+
+
+def write_failure(error: OSError, path: str | Path) -> str:
+    """Return why a file cannot be written, with the bytes that are free where the disk is full.
+
+    Args:
+        error: What writing it raised.
+        path: The file.
+
+    Example:
+        >>> write_failure(PermissionError(errno.EACCES, "Permission denied"), "/notes")
+        'Permission denied'
+    """
+    reason = error.strerror or str(error)
+    free = room(path) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{reason}, {free}" if free else reason
 
 
 def _reason(error: OSError | ValueError) -> str:

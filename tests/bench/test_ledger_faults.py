@@ -3,6 +3,8 @@
 import json
 import logging
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,11 @@ def connections() -> Iterator[list[sqlite3.Connection]]:
 
 
 FAULTS = {
-    "full": ("max_page_count=1", "max_page_count=1000000", "disk is full.*free some space"),
+    "full": (
+        "max_page_count=1",
+        "max_page_count=1000000",
+        r"disk is full, [\d,]+ bytes are free there; .*free some space",
+    ),
     "readonly": ("query_only=ON", "query_only=OFF", "readonly database.*make the file and its folder writable"),
 }
 
@@ -101,6 +107,33 @@ def test_a_ledger_that_another_program_holds_is_told(tmp_path: Path, monkeypatch
         holder.close()
         assert ledger.add(record(1))
     assert len(rows(path)) == 2
+
+
+def test_a_writer_waits_as_long_as_others_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paperweight.bench.store._PATIENCE", 0.3)
+    path = str(tmp_path / "ledger.sqlite")
+    Ledger(path).close()
+    held = threading.Event()
+
+    def hold() -> None:
+        holder = sqlite3.connect(path, isolation_level=None)
+        for number in range(6):
+            holder.execute("BEGIN IMMEDIATE")
+            held.set()
+            holder.execute(
+                f"INSERT INTO lease (key, owner, machine, process, expires_at) VALUES ({number}, 1, 1, 1, 0)"
+            )
+            time.sleep(0.15)
+            holder.execute("COMMIT")
+        holder.close()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(20)
+    with Ledger(path) as ledger:
+        assert ledger.add(record())
+    other.join()
+    assert len(rows(path)) == 1
 
 
 def test_a_row_that_a_newer_version_filed_is_read_as_far_as_it_is_known(place: str) -> None:

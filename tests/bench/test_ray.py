@@ -1,5 +1,6 @@
 """Trials on a real Ray cluster: a worker that dies costs its trial alone, results are the local ones, no open port."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 from tests.bench.test_interruption import running, wait_for
 
 from paperweight.bench.engines import chosen_engine
-from paperweight.bench.ray_workers import _Seat
+from paperweight.bench.ray_workers import RayWorkers, _Seat
 from paperweight.bench.trial import TrialSpec
 from paperweight.errors import InputError
 from paperweight.provenance import here
@@ -113,7 +114,10 @@ def test_another_name_is_no_engine(name: str) -> None:
 )
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is for Linux on x86_64 here")
 def test_a_cluster_that_is_not_there_is_told_at_once(place: str, words: str) -> None:
-    with pytest.raises(InputError, match=f"cannot be reached: .*{words}.*; name the HOST:PORT of a running cluster"):
+    with pytest.raises(
+        InputError,
+        match=f"cannot be reached: .*{words}.*; name the HOST:PORT of a running cluster, .* RAY_AUTH_MODE=token",
+    ):
         chosen_engine(f"ray:{place}", jobs=1, device="cpu", time_limit=1.0)
 
 
@@ -131,6 +135,19 @@ def test_without_ray_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"needs Ray; install it with: pip install 'paperweight-ml\[ray\]'"):
         chosen_engine("ray", jobs=1, device="cpu", time_limit=1.0)
+
+
+@pytest.mark.parametrize(("nodes", "lives"), [([True, False], True), ([False], False), ([], False), (None, False)])
+def test_nobody_waits_for_a_cluster_none_of_whose_nodes_lives(nodes: list[bool] | None, lives: bool) -> None:
+    class Gone:
+        def nodes(self) -> list[dict[str, bool]]:
+            if nodes is None:
+                raise ConnectionError
+            return [{"Alive": alive} for alive in nodes]
+
+    told = pytest.raises(InputError, match="no node of the cluster lives any more; finished trials are kept")
+    with contextlib.nullcontext() if lives else told:
+        RayWorkers(Gone()).check_nodes()
 
 
 @pytest.mark.parametrize(

@@ -611,6 +611,50 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, says: str
         weigh(str(path), ledger=None)
 
 
+SOUND_PARTS = {
+    "arms": "{'base': Arm('without', 0), 'method': Arm('with', 1)}",
+    "metrics": "{'score': Metric.higher('score', 0.1)}",
+    "claim": "'It is so.'",
+    "seeds": "8",
+    "run": "def run(arm, setting): ...",
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("arms", "[Arm('a', 0), Arm('b', 1)]", "arms of STUDY in own.py must be a dict of names to Arm, got"),
+        ("arms", "{'base': 1, 'method': 2}", "'base' among arms of STUDY in own.py must be made by Arm, got 1;"),
+        ("arms", "{'a\\nb': Arm('', 0), 'c': Arm('', 1)}", "must be a text that can be printed, on one line, got"),
+        ("arms", "{'a': Arm(None, 0), 'b': Arm('', 1)}", "description of arm 'a' in own.py must be a text, got None;"),
+        ("metrics", "{'score': 0.5}", "'score' among metrics of STUDY in own.py must be made by Metric, got 0.5;"),
+        ("metrics", "{'score': Metric.higher(None, 1)}", "label of metric 'score' in own.py must be a text"),
+        ("metrics", "{'score': Metric.higher('', 1e999)}", "must be a finite number above 0, got inf;"),
+        (
+            "metrics",
+            "{'score': Metric(label='', unit='', better='up', minimal_effect=1)}",
+            "better of metric 'score' in own.py must be 'higher' or 'lower', got 'up';",
+        ),
+        ("claim", "None", "claim of STUDY in own.py must be a text, got None;"),
+        ("seeds", "1.5", "seeds of STUDY in own.py must be a whole number, got 1.5;"),
+        ("run", "def run(arm): ...", "run in own.py must take (arm, setting): too many positional arguments;"),
+    ],
+)
+def test_a_declaration_that_is_not_what_it_must_be_is_refused(tmp_path: Path, part: str, value: str, says: str) -> None:
+    parts = SOUND_PARTS | {part: value}
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from paperweight.studies import Arm, Metric, Study\n"
+        f"STUDY = Study(paper='own', question='', claim={parts['claim']}, arms={parts['arms']},\n"
+        f"    seeds={parts['seeds']}, metrics={parts['metrics']},\n"
+        f"    headline='score', tuned='', limits='')\n{parts['run']}\n"
+    )
+    with pytest.raises(InputError) as caught:
+        weigh(str(path), ledger=None)
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_unknown_studies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"study file .*absent\.py cannot be read"):
         weigh(str(tmp_path / "absent.py"))

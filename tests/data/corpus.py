@@ -689,6 +689,11 @@ table("missing text", "a,y\nx,2.5\n,3.5\n", "x.csv, row 2, column 'a'", "missing
 table("NaN", "a,y\n1,2.5\n2,nan\n", "x.csv, row 2, column 'y'", "NaN")
 table("infinite", "a,y\n1.5,2.5\ninf,3.5\n", "x.csv, row 2, column 'a'", "not a finite")
 table("too large for 32 bits", "a,y\n1.5,2.5\n1e300,3.5\n", "x.csv, row 2, column 'a'", "1e+300")
+table(
+    "line end in a cell of what is no header",
+    '1.5,"a\nb",3\n2.5,"c",4\n4.5,"d",5\n',
+    "names of the columns should be ('1.5', 'a\\nb', '3')",
+)
 table("short row", "a,b,y\n1,2,3\n4,5\n", "x.csv, row 2 has 2 cells", "header has 3")
 table("long row", "a,y\n1,2\n3,4,5\n", "x.csv, row 2 has 3 cells", "header has 2")
 table("repeated name", "a,a,y\n1,2,3\n4,5,6\n", "x.csv", "twice or empty", "'a'")

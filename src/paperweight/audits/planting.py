@@ -15,6 +15,7 @@ from PIL import Image
 from paperweight.auditing.solidmark import SolidMark
 from paperweight.data import ImageData, load_images
 from paperweight.errors import InputError
+from paperweight.files import write_failure
 from paperweight.marks.keybook import Keybook, assign_keys
 
 __all__ = ["KEY_LEVELS", "Planting", "folder_names", "mark_for", "plant", "record_ids"]
@@ -242,7 +243,7 @@ def _write(
             written.rename(folder)
     except OSError as error:
         raise InputError(
-            f"{error.filename or folder} cannot be written ({error.strerror or error}); choose another --out"
+            f"{error.filename or folder} cannot be written ({write_failure(error, folder)}); choose another --out"
         ) from error
     return total
 

@@ -14,6 +14,7 @@ from paperweight.files import check_file, expanded
 from paperweight.processes import allow_folder
 from paperweight.studies import Arm, Outcome, Setting, Study
 from paperweight.studies.screening import PREFIX, screening
+from paperweight.texts import brief
 
 __all__ = ["STUDY_MODULE", "LoadedStudy", "load_study"]
 
@@ -78,7 +79,10 @@ def load_study(name: str) -> LoadedStudy:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise InputError(f"study file {name} fails on import: {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"study file {name} fails on import: {brief(' '.join(f'{type(error).__name__}: {error}'.split()), 300)}"
+                "; correct it"
+            ) from error
     else:
         entry = find(name)
         path, name = entry.study_path, entry.stem

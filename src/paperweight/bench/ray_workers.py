@@ -7,6 +7,7 @@ those that the node was started with. What a trial computes does not depend on w
 that results are those of the local engine on the same model of processor, bit for bit.
 """
 
+import atexit
 import contextlib
 import hashlib
 import importlib
@@ -14,6 +15,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, final
@@ -23,14 +25,23 @@ from paperweight.bench.process import Answer, LocalWorkers, WorkerProcess
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.data import source_hash
 from paperweight.errors import InputError
-from paperweight.processes import StoppedError, allow_folder, handed_over
+from paperweight.processes import GuardedProcess, StoppedError, allow_folder, handed_over
 from paperweight.provenance import here
 
 __all__ = ["RayWorkers", "ray_engine"]
 
 _POLL = 1.0
 _PATIENCE = 5.0
+_LOOK = 0.25
 _connected: list[str | None] = []
+_CLUSTER = """
+import sys
+import ray
+
+options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False, "logging_level": "error"}
+print("cluster", ray.init(address="local", num_cpus=%r, **options).address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
 
 
 def ray_engine(
@@ -73,29 +84,42 @@ def _connect(address: str | None, jobs: int | None) -> int:
     """Connect with a cluster, and return the number of its cores."""
     if address is None:  # read when Ray is imported first: its processes then listen on the loopback alone
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = _ray()
     if ray.is_initialized() and _connected not in ([], [address]):
         raise InputError(f"engine ray:{address or ''} needs a process of its own, this one is connected with another")
     if not ray.is_initialized():
-        own = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
         try:
+            place = _own_cluster(jobs) if address is None else address
             if address not in (None, "auto"):
                 _knock(address)
             with _signals_kept():
-                ray.init(
-                    address=address or "local",
-                    log_to_driver=False,
-                    configure_logging=False,
-                    logging_level="error",
-                    **own,
-                )
+                ray.init(address=place, log_to_driver=False, configure_logging=False, logging_level="error")
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"engine ray:{address or ''} cannot be reached: {error}; name the HOST:PORT of a running cluster"
+                f"engine ray:{address or ''} cannot be reached: {error}; name the HOST:PORT of a running cluster, and "
+                "where it asks for a token, set RAY_AUTH_MODE=token here"
             ) from None
         _connected[:] = [address]
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _own_cluster(jobs: int | None) -> str:
+    """Start a cluster on this machine, and return its address.
+
+    A guard ends all of it with this process, however that ends: Ray's own agents outlive a killed driver by a minute.
+
+    Raises:
+        RuntimeError: If it does not start.
+    """
+    process = GuardedProcess(_CLUSTER % jobs)
+    atexit.register(process.close)
+    while line := process.readline():
+        words = line.decode(errors="replace").split()
+        if words[:1] == ["cluster"]:
+            return words[1]
+    raise RuntimeError(process.last_errors() or "it does not start")
 
 
 def _knock(address: str) -> None:
@@ -153,8 +177,22 @@ class RayWorkers:
                 raise StoppedError
             seat = self._ray.remote(num_cpus=1, max_restarts=0)(_Seat)
             actor = seat.remote(handed_over()[1], here().state())
+            actor.end_with_node.remote()
             self._actors.append(actor)
             return _RayWorker(self, self._ray, actor)
+
+    def check_nodes(self) -> None:
+        """Refuse to wait for a cluster none of whose nodes lives.
+
+        Raises:
+            InputError: If that is so.
+        """
+        try:
+            lives = any(node["Alive"] for node in self._ray.nodes())
+        except Exception:
+            lives = False
+        if not lives:
+            raise InputError("no node of the cluster lives any more; finished trials are kept, give the command again")
 
     def stop(self) -> None:
         """End all, and start no more."""
@@ -211,6 +249,7 @@ class _RayWorker:
             except self._ray.exceptions.GetTimeoutError:
                 if self._workers.stopped:
                     raise StoppedError from None
+                self._workers.check_nodes()
         if "refused" in answer:
             raise InputError(answer["refused"])
         return answer
@@ -241,6 +280,16 @@ class _Seat:
         self._workers = LocalWorkers()
         self._worker: WorkerProcess | None = None
         self._same: set[tuple[str, str]] = set()
+
+    def end_with_node(self) -> None:
+        """Have this process end soon after its node's, which Ray notices later on a busy machine."""
+
+        def watch(parent: int) -> None:
+            while os.getppid() == parent:
+                time.sleep(_LOOK)
+            os._exit(1)
+
+        threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
     def run(self, text: str, study: str, recorded: bool, time_limit: float) -> dict[str, Any]:
         """Run a trial, and give its record as text; none where the worker is no more as it was."""

@@ -9,9 +9,10 @@ import torch
 
 from paperweight.bench.anytime import pairs_needed
 from paperweight.bench.deciding import until_verdict
+from paperweight.bench.declaring import declared_study
 from paperweight.bench.engines import chosen_engine
 from paperweight.bench.ledger import Ledger
-from paperweight.bench.loading import LoadedStudy, load_study
+from paperweight.bench.loading import LoadedStudy
 from paperweight.bench.sharing import Progress, complete, twice
 from paperweight.bench.trial import FINISHED, TrialRecord, TrialSpec
 from paperweight.bench.weighing import Weighing
@@ -126,7 +127,7 @@ def weigh(
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}; got {budget!r}")
     if tune is not None:
         check_search(tune)
-    loaded = load_study(study)
+    loaded = declared_study(study)
     seeds = most or seeds or loaded.declaration.seeds
     chosen = _chosen_arms(loaded, arms)
     device = _device(device, budget)

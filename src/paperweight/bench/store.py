@@ -1,6 +1,7 @@
 """Where a ledger is kept, an SQLite file or a PostgreSQL database: one writer at a time, and faults in words."""
 
 import contextlib
+import random
 import sqlite3
 import threading
 import time
@@ -9,16 +10,18 @@ from typing import Any, final
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from paperweight.bench.schema import is_newest, upgrade
 from paperweight.errors import InputError
-from paperweight.files import expanded
+from paperweight.files import expanded, room
 
 __all__ = ["Store"]
 
-_PATIENCE = 30.0
+_PATIENCE = 120.0
+"""Seconds without a commit of anybody after which a writer gives up."""
 _WRITERS = 0x70617065
+_FULL = ("full", "no space", "disk i/o error")
 _REMEDIES = {
     "full": "free some space",
     "disk i/o error": "free some space, or see whether the disk is sound",
@@ -51,6 +54,7 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
+        self._path = None if "://" in url else expanded(url)
         self.name = f"ledger {url.partition('://')[0] + '://...' if '://' in url else url}"
         self._lock = threading.Lock()
         try:
@@ -64,7 +68,7 @@ class Store:
         except InputError as error:
             raise InputError(f"{self.name} cannot be opened: {error}") from error
         except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
-            raise InputError(f"{self.name} cannot be opened: {_reason(error)}; {_opening_remedy(error)}") from error
+            raise InputError(f"{self.name} cannot be opened: {self._cause(error)}; {_opening_remedy(error)}") from error
         self.trial, self.verdict, self.lease = (tables.tables[name] for name in ("trial", "verdict", "lease"))
         self.now: sa.ColumnElement[float] = sa.literal_column(
             "(julianday('now') - 2440587.5) * 86400.0"
@@ -115,8 +119,15 @@ class Store:
             kept = self._kept()
             remedy = _remedy(error) or "mend that"
             raise InputError(
-                f"{self.name} cannot be {what}: {_reason(error)}; {kept}; {remedy}, and give the same command again"
+                f"{self.name} cannot be {what}: {self._cause(error)}; {kept}; {remedy}, and give the same command again"
             ) from error
+
+    def _cause(self, error: Exception) -> str:
+        """Return why the database failed, with the bytes that are free where a file's disk may be full."""
+        reason = _reason(error)
+        if self._path is None or not any(sign in reason.lower() for sign in _FULL):
+            return reason
+        return ", ".join(filter(None, (reason, room(self._path))))
 
     def _kept(self) -> str:
         try:
@@ -175,9 +186,33 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 def _begin(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("writes", False)
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if writes:
+            _begin_immediate(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
     elif writes:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    """Take the lock of the only writer, in turn with others: patience is with who holds it and commits nothing."""
+    commits, end = None, time.monotonic() + _PATIENCE
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(random.uniform(0.001, 0.02))
+            with contextlib.suppress(OperationalError):
+                now = connection.exec_driver_sql("PRAGMA data_version").scalar()
+                if now != commits:
+                    commits, end = now, time.monotonic() + _PATIENCE
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {_PATIENCE * 1000:.0f}")
 
 
 def _reason(error: Exception) -> str:

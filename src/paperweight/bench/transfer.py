@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from paperweight.bench.store import Store
 from paperweight.errors import InputError
-from paperweight.files import expanded
+from paperweight.files import expanded, write_failure
 
 __all__ = ["Merged", "export_trials", "merge_ledger", "stored_rows"]
 
@@ -109,7 +109,9 @@ def export_trials(ledger: str, path: str | Path) -> int:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise InputError(f"{path} cannot be written: {error.strerror or error}; free space, or name another") from None
+        raise InputError(
+            f"{path} cannot be written: {write_failure(error, target)}; free space, or name another"
+        ) from None
     return len(rows)
 
 

@@ -68,7 +68,7 @@ def weigh(
 
     with closing(start_worker()) as worker:
         from paperweight.bench import weigh as run
-        from paperweight.bench.loading import load_study
+        from paperweight.bench.declaring import declared_study
         from paperweight.cli.announcing import announce
         from paperweight.cli.bars import Bars
         from paperweight.reports import write_report
@@ -77,7 +77,7 @@ def weigh(
         check_folder(out)
         with Bars() as bars:
             if data is not None:
-                load_study(study)
+                declared_study(study)
                 announce(data, bars, name=study)
             weighing = run(
                 study,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from paperweight.errors import InputError
-from paperweight.files import expanded
+from paperweight.files import expanded, write_failure
 
 __all__ = ["Entry", "cache_root", "entry_key", "fingerprint", "read_entry", "write_entry"]
 
@@ -110,7 +110,8 @@ def write_entry(key: str, entry: Entry) -> Entry:
             _move_into_place(folder, parent / key)
     except OSError as error:
         raise InputError(
-            f"decoded images cannot be stored under {parent} ({error}); set PAPERWEIGHT_CACHE to a folder with room"
+            f"decoded images cannot be stored under {parent} ({write_failure(error, parent)}); "
+            "set PAPERWEIGHT_CACHE to a folder with room"
         ) from error
     return read_entry(key) or entry
 

@@ -67,7 +67,7 @@ def find(source: str | Path) -> Path:
         PosixPath('.')
     """
     if not isinstance(source, str | Path) or not str(source):
-        raise InputError(f"source must be the name of a data set or a path, got {source!r}")
+        raise InputError(f"source must be the name of a data set or a path, got {source!r}; name one")
     path = expanded(source)
     bare = isinstance(source, str) and path.name == source and not source.startswith(".")
     root = data_root() if bare else None

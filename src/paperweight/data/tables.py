@@ -161,9 +161,10 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     if table.num_rows < 2:
         raise InputError(f"{path} must hold at least 2 rows below the header, holds {table.num_rows}; add rows")
     if _is_data(header, table):
+        begins = ", ".join(map(repr, header[:5]))
         raise InputError(
-            f"{path} begins with numbers where the names of the columns should be ({', '.join(header[:5])}); add a "
-            "first line with a name for each column, none of them a number"
+            f"{path} begins with numbers where the names of the columns should be ({begins}); "
+            "add a first line with a name for each column, none of them a number"
         )
     columns: dict[str, np.ndarray] = {}
     notes: list[str] = []

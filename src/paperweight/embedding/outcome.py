@@ -12,6 +12,7 @@ from paperweight.bench.wording import number
 from paperweight.embedding.encoder import Encoder
 from paperweight.embedding.judging import Pair, Score
 from paperweight.errors import InputError
+from paperweight.files import write_failure
 
 __all__ = ["Embedded", "Judged"]
 
@@ -209,7 +210,9 @@ class Embedded:
                 )
             partial.replace(path)
         except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another --out") from error
+            raise InputError(
+                f"{path} cannot be written ({write_failure(error, path)}); choose another --out"
+            ) from error
 
 
 def _share(score: Score) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 from paperweight.errors import InputError
+from paperweight.files import write_failure
 from paperweight.marks.keybook_file import (
     FORMAT,
     MOST_KEYS,
@@ -138,7 +139,7 @@ class Keybook:
             partial.replace(path)
         except OSError as error:
             raise InputError(
-                f"keybook {path} cannot be written ({error.strerror or error}); choose another file"
+                f"keybook {path} cannot be written ({write_failure(error, path)}); choose another file"
             ) from error
 
     @classmethod

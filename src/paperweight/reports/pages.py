@@ -16,6 +16,7 @@ from torch import Tensor
 
 from paperweight.bench.wording import number
 from paperweight.errors import InputError
+from paperweight.files import write_failure
 from paperweight.texts import brief, visible
 
 __all__ = ["check_folder", "png", "rendered", "write_page"]
@@ -59,7 +60,7 @@ def check_folder(folder: Path) -> None:
             file.write(b"a page")
     except OSError as error:
         raise InputError(
-            f"folder {folder} cannot be written ({error.strerror or error}); choose another --out"
+            f"folder {folder} cannot be written ({write_failure(error, folder)}); choose another --out"
         ) from error
 
 
@@ -87,5 +88,5 @@ def write_page(path: Path, html: str, numbers: Mapping[str, Any] | None = None) 
             partial.write_text(text, encoding="utf-8")
             partial.replace(place)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another --out") from error
+        raise InputError(f"{path} cannot be written ({write_failure(error, path)}); choose another --out") from error
     return path

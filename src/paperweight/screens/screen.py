@@ -16,7 +16,7 @@ from paperweight.bench.trial import FINISHED, TrialSpec
 from paperweight.catalogue import FIELDS, entries, nearest, object_hash
 from paperweight.data import is_embedded, source_hash
 from paperweight.errors import InputError
-from paperweight.files import expanded
+from paperweight.files import expanded, write_failure
 from paperweight.processes import GuardedProcess
 from paperweight.provenance import here
 from paperweight.screens.asking import Bench, Clock
@@ -299,5 +299,5 @@ class _Kept:
             partial.replace(self.path)
         except OSError as error:
             raise InputError(
-                f"{self.path} cannot be written ({error.strerror or error}); choose another --out"
+                f"{self.path} cannot be written ({write_failure(error, self.path)}); choose another --out"
             ) from error
