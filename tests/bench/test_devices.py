@@ -5,16 +5,20 @@ import os
 import re
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from paperweight.bench import weigh
 from paperweight.bench.loading import load_study
 from paperweight.bench.trial import TrialRecord
 from paperweight.errors import InputError
+from paperweight.loops import InShares
 from paperweight.processes.guard import descendants
 from paperweight.studies import Arm, Outcome, Setting, across_devices
 
@@ -22,6 +26,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 STUDY = """
     import os, signal
     from pathlib import Path
+    import copy
     import torch
     from torch import nn
     from paperweight.loops import InShares, evaluate_classifier, fit_classifier
@@ -34,6 +39,7 @@ STUDY = """
             "one": Arm("one device", 1),
             "lost": Arm("two devices, of which one is lost", 2),
             "two": Arm("two devices", 2),
+            "ahead": Arm("two devices, of which the first is done before the other", 2),
         },
         metrics={"score": Metric.higher("score", 0.05)}, headline="score", tuned="nothing", limits="a toy",
     )
@@ -49,6 +55,12 @@ STUDY = """
             model = setting.initialised(lambda: nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))).to(dtype)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
             shared = model if fabric is None else InShares(model, fabric)
+            if arm.name == "ahead":
+                if fabric.global_rank == 1:
+                    shared(inputs)
+                return Outcome(metrics={"score": 1.0})
+            twin = copy.deepcopy(model)
+            (twin if fabric is None else InShares(twin, fabric))(inputs).square().sum().backward()
             for batch_size in (37, 1):
                 losses = fit_classifier(
                     shared, optimizer, inputs, labels, steps=40, batch_size=batch_size, loss=contrasted,
@@ -57,7 +69,8 @@ STUDY = """
             if arm.name == "lost" and fabric.global_rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             found = evaluate_classifier(shared, inputs, labels, batch_size=50)
-            values = torch.cat([p.detach().flatten() for p in model.parameters()] + [losses]).tolist()
+            parts = [p.detach().flatten() for p in model.parameters()] + [p.grad.flatten() for p in twin.parameters()]
+            values = torch.cat([*parts, losses]).tolist()
             points[str(dtype)] = list(enumerate([*values, found.loss]))
             scores.append(found.accuracy)
         places = listening()
@@ -99,8 +112,8 @@ def test_two_processes_give_the_results_of_one_and_one_that_dies_costs_its_trial
     before = set(descendants(os.getpid()))
     weighing = weigh(str(study), seeds=1, jobs=1, ledger=tmp_path / "ledger.sqlite", budget="smoke")
     assert set(descendants(os.getpid())) <= before
-    plain, one, lost, two = weighing.records
-    assert [record.status for record in weighing.records] == ["finished", "finished", "crashed", "finished"]
+    plain, one, lost, two, ahead = weighing.records
+    assert [each.status for each in weighing.records] == ["finished", "finished", "crashed", "finished", "crashed"]
 
     assert one.curves == plain.curves != {}
     assert 0 < difference(one, two, "torch.float64") < 1e-13
@@ -110,6 +123,7 @@ def test_two_processes_give_the_results_of_one_and_one_that_dies_costs_its_trial
     assert everywhere >= 2
     assert beyond_the_loopback == 0
     assert "process 2 of 2 ended by signal 9 (SIGKILL)" in lost.message
+    assert "process 2 of 2 ended with exit status 1" in ahead.message
 
 
 def test_the_study_of_the_readme_runs(tmp_path: Path) -> None:
@@ -126,6 +140,19 @@ def train(arm: Arm, setting: Setting, fabric: Any) -> Outcome:
     raise ValueError("no")
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Linear(2, 2).requires_grad_(False), "must have a parameter that needs a gradient"),
+        (nn.LSTM(2, 2), r"must give a tensor \(N, ...\), got tuple"),
+    ],
+)
+def test_models_that_cannot_be_shared_are_refused(model: nn.Module, words: str) -> None:
+    fabric: Any = SimpleNamespace(setup_module=lambda each: each, world_size=2, global_rank=0)
+    with pytest.raises(InputError, match=words):
+        InShares(model, fabric)(torch.zeros(4, 2))
+
+
 def test_without_fabric_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     setting = Setting(study="spread", seed=0, budget="smoke")
@@ -136,10 +163,15 @@ def test_without_fabric_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("devices", "function", "words"),
     [
-        (0, train, "devices must be at least 1, got 0"),
+        (0, train, "devices must be a whole number of at least 1, got 0"),
+        (1.5, train, "devices must be a whole number of at least 1, got 1.5"),
+        ("2", train, "devices must be a whole number of at least 1, got '2'"),
+        (True, train, "devices must be a whole number of at least 1, got True"),
+        (2, train, "train must be a function of the study's file under its own name, got train"),
+        (2, partial(train), r"train must be a function of the study's file under its own name, got functools.partial"),
         (2, lambda *_: train(*_), "train must be a function of the study's file under its own name, got <lambda>"),
     ],
 )
-def test_what_cannot_be_run_in_other_processes_is_refused(devices: int, function: Any, words: str) -> None:
+def test_what_cannot_be_run_in_other_processes_is_refused(devices: Any, function: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         across_devices(function, Arm("it", None), Setting(study="spread", seed=0, budget="smoke"), devices=devices)

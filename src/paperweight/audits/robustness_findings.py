@@ -263,8 +263,8 @@ class RobustnessAudit:
         tried = len(self.flat)
         found = [
             f"Attacks were tried on {tried} images, and stronger ones exist: what is right after them all is an upper "
-            "bound of what is safe. What is proved is a lower one, and far too low for a network that was not trained "
-            "for it.",
+            "bound of what is safe. What is proved is a lower one, often far too low for a network not trained for "
+            "it.",
             "Shifts are computed from the test images, as stand-ins for pictures that others took; what holds for "
             "them need not hold for another camera. Hard images are those that a small model gets wrong.",
             "No alarm does not prove that gradients are sound; the alarm looks for five signs, each of more than one "

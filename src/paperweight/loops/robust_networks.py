@@ -85,13 +85,13 @@ def robust_network(
         >>> bool((model(attacked).argmax(dim=1) == data.test.labels).float().mean() > 0.5)
         True
     """
-    if network not in _NETWORKS:
+    if not isinstance(network, str) or network not in _NETWORKS:
         raise InputError(f"network must be {' or '.join(_NETWORKS)}, got {network!r}")
-    if not 0 < radius < math.inf:
+    if not _is_positive(radius):
         raise InputError(f"radius must be above 0 and finite, got {radius!r}; fit_classifier trains without an attack")
-    if norm not in NORMS:
+    if isinstance(norm, bool) or norm not in NORMS:
         raise InputError(f"norm must be 1, 2 or math.inf, got {norm!r}")
-    if not 0 < lr < math.inf:
+    if not _is_positive(lr):
         raise InputError(f"lr must be above 0 and finite, got {lr!r}; leave it out for the default")
     for name, count in {"attack_steps": attack_steps, "steps": steps, "batch_size": batch_size}.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -100,8 +100,10 @@ def robust_network(
             )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63 - 1:
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 2, got {seed!r}")
+    if not isinstance(data, (LabelledImages, str, Path)):
+        raise InputError(f"data must be LabelledImages, the name of a data set or a path, got {type(data).__name__}")
     given = data if isinstance(data, LabelledImages) else _training_part(data)
-    images, labels = given.images, given.labels
+    images, labels = given.images.detach(), given.labels
     shape = _checked_shape(given)
     parts = {
         "network": network,
@@ -151,6 +153,10 @@ def robust_network(
     return model.eval()
 
 
+def _is_positive(number: object) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < math.inf
+
+
 def _training_part(source: str | Path) -> LabelledImages:
     """Give all training images of a source but those that are in its test part, too."""
     found = load_images(source)
@@ -164,8 +170,11 @@ def _checked_shape(data: LabelledImages) -> tuple[int, int, int]:
     if images.ndim != 4 or labels.ndim != 1 or not 1 <= len(images) == len(labels):
         found = f"{tuple(images.shape)} and {tuple(labels.shape)}"
         raise InputError(f"images must be (N, C, H, W) and labels (N,), N at least 1, got {found}")
-    if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
-        raise InputError("images must be float32 in [0, 1]; divide those of whole numbers by 255")
+    if images.dtype != torch.float32 or not bool(((images >= 0) & (images <= 1)).all()):
+        raise InputError(
+            f"images must be float32 in [0, 1], got {images.dtype} from {images.min():g} to {images.max():g}; "
+            "divide those of whole numbers by 255, and convert others by .float()"
+        )
     if labels.dtype != torch.int64 or int(labels.min()) < 0 or int(labels.max()) < 1:
         raise InputError("labels must be int64 numbers of at least two classes, from 0; number them so")
     channels, height, width = images.shape[1:]

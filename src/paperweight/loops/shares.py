@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from paperweight.errors import InputError
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
@@ -32,6 +34,9 @@ class InShares(nn.Module):
             in place: optimizers take its parameters before or after, and it can be used alone once it is trained.
         fabric: What connects the processes, as `paperweight.studies.across_devices` gives it.
 
+    Raises:
+        InputError: If no parameter needs a gradient, or, when it is called, the outputs are no tensor.
+
     Example:
         >>> from paperweight.studies import Arm, Outcome, Setting, across_devices
         >>> def train(arm, setting, fabric):
@@ -45,6 +50,8 @@ class InShares(nn.Module):
 
     def __init__(self, model: nn.Module, fabric: "Fabric") -> None:
         super().__init__()
+        if not any(each.requires_grad for each in model.parameters()):
+            raise InputError("model must have a parameter that needs a gradient, it has none; call it without InShares")
         self._fabric = fabric
         self._model = fabric.setup_module(model)
 
@@ -55,8 +62,10 @@ class InShares(nn.Module):
             return self._model(inputs)
         shares = inputs.tensor_split(processes)
         own = self._model(shares[own_number])
-        if own.requires_grad:  # the mean over processes, which is taken of gradients, is to be their sum
-            own.register_hook(lambda gradient: processes * gradient)
+        if not isinstance(own, Tensor):
+            raise InputError(f"model must give a tensor (N, ...), got {type(own).__name__}; give one alone")
+        if own.requires_grad:
+            own.register_hook(self._as_sum)
         padded = own.new_zeros(len(shares[0]), *own.shape[1:])
         padded[: len(own)] = own.detach()
         outputs = [torch.empty_like(padded) for _ in shares]
@@ -64,3 +73,10 @@ class InShares(nn.Module):
         outputs = [output[: len(share)] for output, share in zip(outputs, shares, strict=True)]
         outputs[own_number] = own
         return torch.cat(outputs)
+
+    def _as_sum(self, gradient: Tensor) -> Tensor:
+        """Make of the mean over processes, which is taken of gradients, their sum.
+
+        As a method it keeps what takes the mean alive until ``backward``, even where only the outputs are kept.
+        """
+        return self._fabric.world_size * gradient

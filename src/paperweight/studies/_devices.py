@@ -20,7 +20,7 @@ import torch.distributed as dist
 from paperweight.errors import InputError
 from paperweight.loops.searching import running_search
 from paperweight.processes import WORKER_ENVIRONMENT, GuardedProcess, Processes
-from paperweight.studies._declaration import Arm, Outcome
+from paperweight.studies._declaration import Arm, Outcome, Study
 from paperweight.studies._setting import Setting
 
 if TYPE_CHECKING:
@@ -85,16 +85,16 @@ def across_devices(
     with Processes() as started:
         with setting._unbilled:
             store, others = _started(started, request, setting.device, devices)
-        with connected(setting.device, 0, devices, store) as fabric:
-            try:
+        try:
+            with connected(setting.device, 0, devices, store) as fabric:
                 outcome = train(arm, setting, fabric)
-                spent = [_answer(other)["seconds"] for other in others]
-            except InputError:
-                raise
-            except Exception as error:
-                if lost := _lost(others):
-                    raise RuntimeError("\n".join(lost)) from error
-                raise
+            spent = [_answer(other)["seconds"] for other in others]  # one that still waits for this one fails by now
+        except InputError:
+            raise
+        except Exception as error:
+            if lost := _lost(others):
+                raise RuntimeError("\n".join(lost)) from error
+            raise
         with setting._unbilled:
             for other in others:
                 other.end()
@@ -176,8 +176,8 @@ def _set_environment(variables: dict[str, str]) -> None:
 
 
 def _check_devices(devices: int, device: torch.device) -> None:
-    if devices < 1:
-        raise InputError(f"devices must be at least 1, got {devices}")
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        raise InputError(f"devices must be a whole number of at least 1, got {devices!r}; 1 starts no process")
     if device.type == "cuda" and (there := torch.cuda.device_count() - (device.index or 0)) < devices:
         raise InputError(f"devices must be at most {there}, the GPUs from {device} on, got {devices}")
     if devices > 1 and dist.is_initialized():
@@ -186,14 +186,17 @@ def _check_devices(devices: int, device: torch.device) -> None:
 
 def _request(train: Callable[..., Outcome], arm: Arm[Any], setting: Setting) -> dict[str, Any]:
     """Return what another process needs so that it can call the function alike."""
+    name = getattr(train, "__name__", "")
     module = sys.modules.get(train.__module__)
     file = getattr(module, "__file__", None)
-    if file is None or getattr(module, train.__name__, None) is not train:
-        raise InputError(f"train must be a function of the study's file under its own name, got {train.__qualname__}")
+    is_study = isinstance(getattr(module, "STUDY", None), Study)
+    if file is None or not is_study or getattr(module, name, None) is not train:
+        found = getattr(train, "__qualname__", repr(train))
+        raise InputError(f"train must be a function of the study's file under its own name, got {found}")
     search = running_search()
     return {
         "study": str(Path(file).resolve()),
-        "train": train.__name__,
+        "train": name,
         "arm": arm.name,
         "tune": None if search is None else search.tries,
         "setting": {
