@@ -75,7 +75,7 @@ def write(docs: Path) -> None:
     for entry in entries():
         fields.setdefault(entry.field, []).append(entry)
     forks = multiprocessing.get_context("fork")  # so that torch and matplotlib are loaded once
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=forks) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=forks) as pool:
         for entry, text in zip(entries(), pool.map(_page, entries()), strict=True):
             (docs / "methods" / f"{entry.stem}.md").write_text(text, encoding="utf-8")
     (docs / "methods" / "erasure_verdicts.md").write_text("\n".join(erasure.page()) + "\n", encoding="utf-8")
