@@ -48,7 +48,7 @@ check: setup  ## Format, lint, types, import rules
 	$(BIN)/lint-imports
 
 docs: setup  ## Build the reference in build/docs; a warning is an error
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going --jobs auto -b html docs build/docs
 
 format: setup  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format src tests benchmarks docs
