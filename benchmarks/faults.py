@@ -49,10 +49,10 @@ PARTS = {
     "divergences-ray": Part("the same under Ray", "divergences.py --engine ray", needs="ray"),
     "divergences-postgresql": Part("the same with PostgreSQL", "divergences.py", database=True),
     "lines": Part("2,500 command lines", "command_lines.py --count 2500", "--count 16 --sample 0"),
-    "studies": Part("2,500 study files", "study_files.py --count 2500 --sample 20", "--count 60 --sample 30"),
+    "studies": Part("2,500 study files", "study_files.py --count 2500 --sample 20", "--count 60 --sample 60"),
     "arms": Part("200 arms that do harm", "hostile_studies.py"),
     "hostile": Part("176 checkpoints, 85 keybooks", "hostile_files.py --checkpoints 176 --keybooks 85"),
-    "data": Part("500 odd data files", "odd_files.py --count 500", "--count 72 --drawn"),
+    "data": Part("500 odd data files", "odd_files.py --count 500", "--count 40 --drawn"),
 }
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from paperweight.bench.conclusion import conclude
 from paperweight.bench.loading import load_study
-from paperweight.catalogue import Entry, entries, official_result, results_root, write_result
+from paperweight.catalogue import Entry, entries, official_result, result_path, results_root, write_result
 from paperweight.catalogue import results as module
 
-WEIGHED = [entry for entry in entries() if official_result(entry) is not None]
+WEIGHED = [entry for entry in entries() if result_path(entry).is_file()]
 
 
 def near(value: Any) -> Any:
