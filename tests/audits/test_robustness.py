@@ -381,19 +381,23 @@ def test_where_bounds_cannot_pass_nothing_is_proved_and_why_is_told(mask, reason
     assert f"not proved: {reason}." in found.in_words()
 
 
-def test_of_a_linear_model_all_that_is_true_is_proved(parts) -> None:
-    """Its margin falls by most where each pixel goes as far as it can against the difference of two classes."""
-    torch.manual_seed(0)
-    linear, (data, training) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), parts
+def train(model: nn.Module, training: LabelledImages, lr: float) -> None:
     fit_classifier(
-        linear,
-        torch.optim.Adam(linear.parameters(), lr=1e-2),
+        model,
+        torch.optim.Adam(model.parameters(), lr=lr),
         training.images,
         training.labels,
         steps=200,
         batch_size=64,
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def test_of_a_linear_model_all_that_is_true_is_proved(parts) -> None:
+    """Its margin falls by most where each pixel goes as far as it can against the difference of two classes."""
+    torch.manual_seed(0)
+    linear, (data, training) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), parts
+    train(linear, training, lr=1e-2)
     data = LabelledImages(data.images[:100], data.labels[:100])
     found = prove(linear, data, [0.01, 0.03, 0.1, 0.2]).by_radius
     weight, flat_images = linear[1].weight.detach(), data.images.flatten(1)
@@ -426,15 +430,7 @@ class Residual(nn.Module):
 def test_zonotopes_prove_more_than_boxes_and_attacks_break_nothing_that_is_proved(parts) -> None:
     torch.manual_seed(0)
     residual, (data, training) = Residual(), parts
-    fit_classifier(
-        residual,
-        torch.optim.Adam(residual.parameters(), lr=3e-3),
-        training.images,
-        training.labels,
-        steps=200,
-        batch_size=64,
-        generator=torch.Generator().manual_seed(0),
-    )
+    train(residual, training, lr=3e-3)
     data = LabelledImages(data.images[:60], data.labels[:60])
     radii = [0.003, 0.01, 0.03, 0.1]
     found = prove(residual, data, radii).by_radius

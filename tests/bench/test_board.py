@@ -115,9 +115,15 @@ def test_curves_of_trials_that_measure_something_else_are_not_added(weighed: lis
         value + 100.0 for value in record["measured"]["values"][headline][arm]
     ]
     path.write_text(json.dumps(record), encoding="utf-8")
+    board.board(["lookahead"])
+    other = tmp_path / "results" / "optim" / "lookahead.json"
+    bare = json.loads(other.read_text(encoding="utf-8"))
+    del bare["measured"]["curves"]
+    other.write_text(json.dumps(bare), encoding="utf-8")
     with pytest.raises(InputError, match=f"outside what was measured by the minimal effect or more, of {arm};"):
-        board.draw_curves([STEM])
+        board.draw_curves([STEM, "lookahead"])
     assert json.loads(path.read_text(encoding="utf-8")) == record
+    assert "later_curves" in json.loads(other.read_text(encoding="utf-8")), "one that is refused keeps it from no other"
 
 
 def test_what_is_stale_is_due_and_says_what_changed(weighed: list[str], monkeypatch: pytest.MonkeyPatch):

@@ -206,30 +206,38 @@ def draw_curves(
 
     Raises:
         InputError: If a name is unknown, this is an installed package, or a result is missing, stale, not of the desk
-            budget, or has curves already, or if the trials draw none or their headline metric is not among what all
-            seeds gave, which the minimal effect widens.
+            budget, or has curves already, before anything runs; or, once curves are added to the others, if trials draw
+            none or their headline metric is not among what all seeds gave, which the minimal effect widens.
     """
     _refuse_installed()
-    done: dict[str, Done] = {}
+    found: list[tuple[Entry, OfficialResult]] = []
     for entry in map(find, names):
         official = official_result(entry)
         if official is None or official.stale or official.measured["budget"] != "desk":
             raise InputError(f"{entry.stem} has no desk result that holds; weigh it again, and it keeps its curves")
         if official.measured.get("curves"):
-            raise InputError(f"the result of {entry.stem} keeps curves of all its seeds already")
+            raise InputError(f"the result of {entry.stem} keeps curves of all its seeds already; leave it out")
+        found.append((entry, official))
+    done: dict[str, Done] = {}
+    refused: list[str] = []
+    for entry, official in found:
         told = None if progress is None else progress(entry.stem)
         weighing = weigh(entry.stem, seeds=_DRAWN_SEEDS, ledger=ledger, jobs=jobs, progress=told)
         study, again = weighing.study, weighing.conclusion.measured
+        metric = study.metrics[study.headline]
         if not again["curves"]:
-            raise InputError(f"the trials of {entry.stem} draw no curves; there is nothing to add")
-        if arms := strays(official.measured, again, study.headline, study.metrics[study.headline].minimal_effect):
-            raise InputError(
-                f"{study.metrics[study.headline].label} of {entry.stem} lies outside what was measured by the minimal "
-                f"effect or more, of {', '.join(arms)}; weigh it again"
+            refused.append(f"the trials of {entry.stem} draw no curves; there is nothing to add")
+        elif arms := strays(official.measured, again, study.headline, metric.minimal_effect):
+            refused.append(
+                f"{metric.label} of {entry.stem} lies outside what was measured by the minimal effect or more, of "
+                f"{', '.join(arms)}; weigh it again"
             )
-        drawn = later_curves(official.measured, again, study.headline)
-        _write(entry, {**official.record, "later_curves": drawn})
-        done[entry.stem] = "curves drawn"
+        else:
+            drawn = later_curves(official.measured, again, study.headline)
+            _write(entry, {**official.record, "later_curves": drawn})
+            done[entry.stem] = "curves drawn"
+    if refused:
+        raise InputError("; ".join(refused))
     return _rows(done)
 
 
