@@ -3,7 +3,7 @@
 python benchmarks/screen_errors.py [--screens N] [--jobs N]
 
 Each screen has 40 recipes and the computing time that a plan of the screen reckons with: tries at a quarter of the
-steps, the race at a half, and as many full trainings as twelve pairs of eight recipes and the controls take; others
+steps, the race at a half, and as many full trainings as twelve pairs of twelve recipes and the controls take; others
 begin where two or fewer recipes are open and as many pairs of them as may decide have time. The
 decisions are those of `paperweight.screens`; only accuracies are drawn. A recipe shares its baseline's luck in none of
 it: the two accuracies of a pair vary independently, each with the given deviation, and a race on validation examples
@@ -18,12 +18,12 @@ from functools import partial
 import numpy as np
 
 from paperweight.screens.evidence import Series, effects, evidence_interval, pairs_wanted
-from paperweight.screens.plan import PAIRS, RACE_SEEDS, TRIES
+from paperweight.screens.plan import MOST_CONFIRMED, PAIRS, RACE_SEEDS, TRIES
 from paperweight.screens.racing import far_behind, leaders
 
 RECIPES, HELPERS, EFFECT, HALF = 40, 5, 0.02, -0.02
 EXAMPLES, LEVEL = 1_000, 0.9
-MOST, FEW = 8, 2
+FEW = 2
 MINIMAL = 0.01
 
 
@@ -52,13 +52,13 @@ def screened(law: str, deviation: float, helpers: int, seed: int) -> tuple[int, 
     baseline = accuracy(0.0, validation, RACE_SEEDS)
     race = {name: (accuracy(0.75 * effect[name], validation, RACE_SEEDS) - baseline).tolist() for name in racing}
     order = leaders(race)
-    first, waiting = order[:MOST], [*order[MOST:], *(name for name in names if name not in order)]
+    first, waiting = order[:MOST_CONFIRMED], [*order[MOST_CONFIRMED:], *(name for name in names if name not in order)]
     series = Series(first, waiting, MINIMAL)
-    trainings, half = PAIRS * (3 + MOST), list[float]()
+    trainings, half = PAIRS * (3 + MOST_CONFIRMED), list[float]()
     while True:
         more = 0
         if len(series.open) <= FEW:
-            wanted = [pairs_wanted(series.share[name]) for name in waiting[: MOST - len(series.open)]]
+            wanted = [pairs_wanted(series.share[name]) for name in waiting[: MOST_CONFIRMED - len(series.open)]]
             fits = [
                 count for count, pairs in enumerate(wanted, 1) if pairs * (3 + len(series.open) + count) <= trainings
             ]

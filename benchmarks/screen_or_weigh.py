@@ -1,6 +1,6 @@
 """What is decided on the same data: by a screen of some minutes, and by weighing its methods one by one for longer.
 
-python benchmarks/screen_or_weigh.py --data PATH --out DIR [--minutes 10] [--times 6] [--jobs 1]
+python benchmarks/screen_or_weigh.py --data PATH --out DIR [--minutes 10] [--least 0.01] [--times 6] [--jobs 1]
 
 Both look at the optimizers and layers that have a recipe, by the command that a person would give: one screen, then
 `paperweight weigh METHOD --data PATH --arms ARM` of one method after the other, in the order of their names, with the
@@ -27,7 +27,8 @@ VERDICTS = ("helps", "hurts", "no effect")
 
 def screened(given: argparse.Namespace) -> dict[str, str]:
     """Run the screen and return what it says of each recipe."""
-    words = ["--data", given.data, "--minutes", f"{given.minutes:g}", "--jobs", str(given.jobs), "--field", *FIELDS]
+    words = ["--data", given.data, "--minutes", f"{given.minutes:g}", "--least", f"{given.least:g}"]
+    words += ["--jobs", str(given.jobs), "--field", *FIELDS]
     folder: Path = given.out / "screen"
     subprocess.run([*COMMAND, "screen", *words, "--out", str(folder)], check=True)
     report = max(folder.glob("screen-*.html"), key=lambda path: path.stat().st_mtime).with_suffix(".json")
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--least", type=float, default=0.01, help="the smallest gain worth reporting in the screen")
     parser.add_argument("--times", type=float, default=6.0)
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()

@@ -31,6 +31,7 @@ class DrawnBench:
     best: float = 0.05
     early: tuple[int, float] = (0, 0.05)  # up to so many updates another rate is best
     noise: float = 0.004
+    least: float = 0.01
     interrupted: bool = False
     stages: list[str] = field(default_factory=list)
     told: list[Progress] = field(default_factory=list)
@@ -115,6 +116,7 @@ class DrawnBench:
             jobs=2,
             planned=None if after is None else after.planned,
             waves=() if after is None else after.waves,
+            least=self.least,
             tell=told,
         )
         course.go(keep=lambda: None)

@@ -17,6 +17,7 @@ def outcome(bench, course):
         data="toy",
         network="a net",
         minutes=bench.minutes,
+        least=bench.least,
         seconds=1.0,
         end="interrupted" if bench.interrupted else "decided" if course.decided else "time",
         command="paperweight screen --data toy",
@@ -42,6 +43,30 @@ def test_a_screen_finds_what_helps_and_says_no_more(drawn) -> None:
     assert "1 helps on toy: helper by 0.0" in screen.words()
     assert screen.fates[0].name == "helper"
     assert screen.fates[0].cost == pytest.approx(1.0)
+
+
+def test_what_is_worth_less_is_decided_sooner_where_a_larger_gain_is_asked_for(drawn) -> None:
+    effects = {f"r{number}": 0.005 * (number % 2) for number in range(30)}
+    usual, large = (screened(drawn(effects, minutes=4.0, least=least), list(effects)) for least in (0.01, 0.03))
+    assert usual.minimal_effect == 0.01
+    assert large.minimal_effect == 0.03
+    decided = [sum(fate.verdict in ("no effect", "helps") for fate in screen.fates) for screen in (usual, large)]
+    assert decided[1] > decided[0] > 0
+    assert all(len(fate.confirmed.gains) < 20 for fate in large.confirmed if fate.verdict == "no effect")
+    assert "without an effect of 0.03" in large.words()
+
+
+def test_how_far_the_undecided_are_from_the_baseline_is_told(drawn) -> None:
+    effects = {f"r{number}": 0.008 for number in range(4)}
+    screen = screened(drawn(effects, minutes=5.0, noise=0.012), list(effects))
+    ends = [
+        abs(end)
+        for fate in screen.confirmed
+        if fate.verdict == "inconclusive"
+        for end in (fate.confirmed.interval.low, fate.confirmed.interval.high)
+    ]
+    assert math.isfinite(max(ends))
+    assert f"{len(ends) // 2} undecided but within {max(ends):.3g} of the baseline" in screen.words()
 
 
 def test_many_winners_are_told_in_few_words(drawn) -> None:

@@ -25,6 +25,7 @@ def screen(
     target: str | None = None,
     network: str | None = None,
     minutes: float = 10.0,
+    least: float = 0.01,
     field: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     with_: Annotated[list[str] | None, Parameter(name="--with", consume_multiple=True, negative=())] = None,
     jobs: int | None = None,
@@ -43,6 +44,7 @@ def screen(
         network: Your network, as package.module:factory, called with the shape of an input and the number of classes;
             a small one where left out.
         minutes: How long it may take.
+        least: The smallest gain in test accuracy worth reporting; with a larger one more is decided in the same time.
         field: Fields whose methods are looked at; all where left out.
         with_: Recipes of your own, each a paperweight.studies.Recipe, as package.module:recipe.
         jobs: Trials at once; as many as there are cores where left out.
@@ -70,6 +72,7 @@ def screen(
                 target=target,
                 network=network,
                 minutes=minutes,
+                least=least,
                 fields=field,
                 recipes=with_ or (),
                 jobs=jobs,

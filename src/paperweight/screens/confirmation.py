@@ -26,6 +26,7 @@ class Confirmation:
         arms: Name to arm: of the baseline, the two controls, and all recipes.
         first: The recipes that are confirmed first.
         then: Those that may follow, in the time that is left.
+        least: The smallest gain worth reporting, above 0.
 
     Attributes:
         arms: The same.
@@ -34,9 +35,9 @@ class Confirmation:
         baseline: Test accuracies of the baseline, one a pair; ``None`` where a trial failed.
     """
 
-    def __init__(self, arms: Mapping[str, ScreenArm], first: Sequence[str], then: Sequence[str]) -> None:
+    def __init__(self, arms: Mapping[str, ScreenArm], first: Sequence[str], then: Sequence[str], least: float) -> None:
         self.arms = arms
-        self.series = Series(first, then, ACCURACY.minimal_effect)
+        self.series = Series(first, then, least)
         self.few = 0
         self.baseline: list[float | None] = []
         self._identity: list[float | None] = []

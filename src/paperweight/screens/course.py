@@ -59,6 +59,7 @@ class Course:
         planned: What a trial costs and the plan, where it goes on; they are made anew where left out.
         waves: The recipes that are confirmed, wave by wave, as far as an earlier start has chosen them, so that the
             time that is left by then chooses no others.
+        least: The smallest gain worth reporting, above 0.
         tell: Called after every trial.
 
     Attributes:
@@ -79,6 +80,7 @@ class Course:
         jobs: int,
         planned: tuple[Costs, Plan] | None,
         waves: Sequence[Sequence[str]],
+        least: float,
         tell: Callable[[Progress], None] | None,
     ) -> None:
         self.planned = planned
@@ -94,6 +96,7 @@ class Course:
         self._data = data
         self._recipes = recipes
         self._jobs = jobs
+        self._least = least
         self._tell = tell
         self._ratios: dict[str, float] = {}
         self._rates: dict[str, float] = {}
@@ -328,7 +331,7 @@ class Course:
         trees = [TREES] if self._data.target is not None else []
         rates = {BASELINE: lr, IDENTITY: lr, HALF: lr, **dict.fromkeys(trees, lr), **self._rates}
         arms = {name: ScreenArm(name, self.optimizer, rate, plan.steps) for name, rate in rates.items()}
-        pairs = self.confirmation = Confirmation(arms, [*self.waves[0], *trees], rest)
+        pairs = self.confirmation = Confirmation(arms, [*self.waves[0], *trees], rest, self._least)
         wave = 0
         while True:
             begun = {name for names in self.waves[: wave + 1] for name in names}

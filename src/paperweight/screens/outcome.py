@@ -225,7 +225,7 @@ class Screen:
         counted = {
             "shown to hurt": "hurts",
             f"without an effect of {number(self.minimal_effect)}": "no effect",
-            "undecided": "inconclusive",
+            f"undecided{self._reach()}": "inconclusive",
             "dropped in the race, of which nothing is shown": "dropped",
             "that did not fit": "does not fit",
             "not reached": "not reached",
@@ -233,6 +233,12 @@ class Screen:
         numbers = {words: sum(fate.verdict == verdict for fate in self._recipes) for words, verdict in counted.items()}
         parts = [f"{count} {words}" for words, count in numbers.items() if count]
         return f"The {'others' if self.winners else 'recipes'}: {', '.join(parts)}." if parts else ""
+
+    def _reach(self) -> str:
+        """Say how far at most the undecided differ from the baseline, where that is known."""
+        open_ = [fate.confirmed.interval for fate in self._recipes if fate.confirmed and fate.verdict == "inconclusive"]
+        farthest = max((max(-each.low, each.high) for each in open_), default=math.inf)
+        return f" but within {number(farthest)} of the baseline" if farthest < math.inf else ""
 
     def _trees(self) -> str:
         trees = next((fate.confirmed for fate in self.confirmed if fate.name == TREES), None)

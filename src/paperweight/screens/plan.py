@@ -7,13 +7,16 @@ from typing import final
 
 from paperweight.studies.screening import OPTIMIZERS
 
-__all__ = ["PAIRS", "RACE_RATES", "RACE_SEEDS", "TRIES", "Costs", "Plan", "affordable", "planned"]
+__all__ = ["MOST_CONFIRMED", "PAIRS", "RACE_RATES", "RACE_SEEDS", "TRIES", "Costs", "Plan", "affordable", "planned"]
 
 TRIES = 5
 """Learning rates that are tried of each optimizer and of each recipe."""
 
 PAIRS = 12
-"""Pairs that the time has to suffice for, of each of eight recipes that are confirmed first."""
+"""Pairs that the time has to suffice for, of each of the recipes that are confirmed first."""
+
+MOST_CONFIRMED = 12
+"""Recipes that are confirmed first, at most."""
 
 RACE_SEEDS = 2
 RACE_RATES = 2
@@ -21,7 +24,6 @@ RACE_RATES = 2
 _FEWEST_STEPS = 60
 _FEWEST_PASSES, _MOST_PASSES = 10, 100
 _STRIDE = 20  # a multiple of it lets what works in cycles of 5, 10 or 20 steps end with one
-_MOST_CONFIRMED = 8
 _CONTROLS = 2
 _USABLE = 0.92  # of the time: the rest goes by while the last trials of a stage run alone
 
@@ -118,7 +120,7 @@ def planned(costs: Costs, *, seconds: float, jobs: int, recipes: int, examples: 
         (960, 240, 480, 6144)
     """
     most = max(_FEWEST_STEPS, _MOST_PASSES * max(1, examples // batch_size)) // _STRIDE
-    confirmed = min(recipes, _MOST_CONFIRMED)
+    confirmed = min(recipes, MOST_CONFIRMED)
     fitting = _FEWEST_STEPS // _STRIDE
     for count in range(fitting, most + 1):
         plan = _of_steps(count * _STRIDE, recipes, examples, batch_size)
@@ -142,9 +144,9 @@ def affordable(
         pairs: How many pairs each must have; as many ratios as there are.
 
     Returns:
-        At most eight; 0 where the time does not suffice for one.
+        At most twelve; 0 where the time does not suffice for one.
     """
-    for count in range(min(len(ratios), _MOST_CONFIRMED), 0, -1):
+    for count in range(min(len(ratios), MOST_CONFIRMED), 0, -1):
         pair = (1 + _CONTROLS) * costs.trial(plan.steps) + sum(
             costs.trial(plan.steps, ratio) for ratio in ratios[:count]
         )

@@ -43,6 +43,7 @@ def screen(
     target: str | None = None,
     network: str | None = None,
     minutes: float = 10.0,
+    least: float = ACCURACY.minimal_effect,
     fields: Sequence[str] | None = None,
     recipes: Sequence[str] = (),
     jobs: int | None = None,
@@ -67,6 +68,8 @@ def screen(
         network: The person's network as ``package.module:factory``; a LeNet, or of tables a perceptron with two hidden
             layers and batch normalization, where left out.
         minutes: The time, from 0.25 minutes to a week.
+        least: The smallest gain in test accuracy worth reporting, above 0 and below 1: a recipe has no effect once it
+            is shown to gain and to lose less. The larger, the sooner that is decided, and the more recipes have a turn.
         fields: Fields whose recipes are looked at; all where left out.
         recipes: Recipes of the person's own, each as ``package.module:recipe``.
         jobs: Trials at once; the number of cores where left out.
@@ -93,6 +96,8 @@ def screen(
     """
     if not _SHORTEST <= minutes <= _LONGEST:
         raise InputError(f"minutes must be from {_SHORTEST:g} to {_LONGEST:g}, got {minutes:g}; 10 are usual")
+    if not 0 < least < 1:
+        raise InputError(f"least must be above 0 and below 1, got {least:g}; it is a gain in accuracy, 0.01 is usual")
     chosen = _chosen(fields, recipes)
     own = [] if network is None else [object_hash(network, "network")]
     named = sorted({name for name in recipes if ":" in name})
@@ -122,11 +127,20 @@ def screen(
         data_hash=source_hash(data),
         network=network,
     )
-    kept = _Kept(folder / f"{_key(spec, shared, minutes, list(chosen), runs.jobs)}.plan.json")
+    kept = _Kept(folder / f"{_key(spec, shared, minutes, least, list(chosen), runs.jobs)}.plan.json")
     clock.seconds -= kept.spent
     with Ledger(str(ledger or folder / "ledger.sqlite")) as book, runs:
         bench = Bench(book, runs, spec, clock)
-        course = Course(bench, shared, chosen, jobs=runs.jobs, planned=kept.planned, waves=kept.waves, tell=progress)
+        course = Course(
+            bench,
+            shared,
+            chosen,
+            jobs=runs.jobs,
+            planned=kept.planned,
+            waves=kept.waves,
+            least=least,
+            tell=progress,
+        )
         before = kept.spent
 
         def keep() -> None:
@@ -141,9 +155,10 @@ def screen(
         data=Path(data).name,
         network=network or ("a perceptron with two hidden layers" if is_table else "a LeNet"),
         minutes=minutes,
+        least=least,
         seconds=kept.spent,
         end="interrupted" if bench.interrupted else "decided" if course.decided else "time",
-        command=_command(data, target, network, minutes, fields, recipes, out),
+        command=_command(data, target, network, minutes, least, fields, recipes, out),
     )
 
 
@@ -153,6 +168,7 @@ def _outcome(
     data: str,
     network: str,
     minutes: float,
+    least: float,
     seconds: float,
     end: Literal["decided", "time", "interrupted"],
     command: str,
@@ -160,7 +176,7 @@ def _outcome(
     """Return what a course has found."""
     pairs, fates = course.confirmation, dict(course.fates)
     if pairs is not None:
-        found = confirm(pairs.series.gains, pairs.series.share, ACCURACY.minimal_effect)
+        found = confirm(pairs.series.gains, pairs.series.share, least)
         if TREES in found:
             words = "scikit-learn's HistGradientBoosting, as it comes, in place of the network"
             line = "HistGradientBoostingClassifier().fit(features, labels)"
@@ -185,7 +201,7 @@ def _outcome(
         fates=tuple(sorted(fates.values(), key=_place)),
         controls=Controls((), ()) if pairs is None else pairs.controls,
         plan=None if course.planned is None else course.planned[1],
-        minimal_effect=ACCURACY.minimal_effect,
+        minimal_effect=least,
         minutes=minutes,
         seconds=seconds,
         end=end,
@@ -235,9 +251,9 @@ def _chosen(fields: Sequence[str] | None, own: Sequence[str]) -> dict[str, Recip
     return found
 
 
-def _key(spec: TrialSpec, shared: ScreenData, minutes: float, names: Sequence[str], jobs: int) -> str:
+def _key(spec: TrialSpec, shared: ScreenData, minutes: float, least: float, names: Sequence[str], jobs: int) -> str:
     """Return the name under which the plan of the same call, of the code as it is, is found again."""
-    parts = [spec.data_hash, spec.network, shared.study(), minutes, list(names), jobs, here().state()]
+    parts = [spec.data_hash, spec.network, shared.study(), minutes, least, list(names), jobs, here().state()]
     return f"screen-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
 
 
@@ -246,6 +262,7 @@ def _command(
     target: str | None,
     network: str | None,
     minutes: float,
+    least: float,
     fields: Sequence[str] | None,
     recipes: Sequence[str],
     out: str | Path,
@@ -254,6 +271,7 @@ def _command(
     for name, value in (("target", target), ("network", network)):
         words += [] if value is None else [f"--{name}", value]
     words += ["--minutes", f"{minutes:g}"]
+    words += [] if least == ACCURACY.minimal_effect else ["--least", f"{least:g}"]
     for name, values in (("field", fields or ()), ("with", recipes)):
         for value in values:
             words += [f"--{name}", value]
