@@ -3,7 +3,7 @@
 python benchmarks/screen_errors.py [--screens N] [--jobs N]
 
 Each screen has 40 recipes and the computing time that a plan of the screen reckons with: tries at a quarter of the
-steps, the race at a half, and as many full trainings as twelve pairs of twelve recipes and the controls take; others
+steps, the race at a half, and as many full trainings as twelve pairs of eight recipes and the controls take; others
 begin where two or fewer recipes are open and as many pairs of them as may decide have time. The
 decisions are those of `paperweight.screens`; only accuracies are drawn. A recipe shares its baseline's luck in none of
 it: the two accuracies of a pair vary independently, each with the given deviation, and a race on validation examples

@@ -46,8 +46,8 @@ def test_a_screen_finds_what_helps_and_says_no_more(drawn) -> None:
 
 
 def test_what_is_worth_less_is_decided_sooner_where_a_larger_gain_is_asked_for(drawn) -> None:
-    effects = {f"r{number}": 0.005 * (number % 2) for number in range(30)}
-    usual, large = (screened(drawn(effects, minutes=4.0, least=least), list(effects)) for least in (0.01, 0.03))
+    effects = {f"r{number}": 0.005 * (number % 2) for number in range(16)}
+    usual, large = (screened(drawn(effects, minutes=2.0, least=least), list(effects)) for least in (0.01, 0.03))
     assert usual.minimal_effect == 0.01
     assert large.minimal_effect == 0.03
     decided = [sum(fate.verdict in ("no effect", "helps") for fate in screen.fates) for screen in (usual, large)]

@@ -12,17 +12,18 @@ run that diverged or crashed counts as the worst of its arm.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paperweight.bench.statistics import CONFIDENCE, Interval
 
-__all__ = ["anytime_interval", "anytime_p", "log_evidence", "pairs_needed"]
+__all__ = ["anytime_interval", "anytime_p", "last_refuted", "log_evidence", "pairs_needed"]
 
 _BOLD = np.array([0.5, 1.0, 2.0, 4.0])
 _STAKE = 0.98  # of what has been won: one pair that refutes all does not lose it
+_PARTS = 16  # into which a stretch is cut, all ends of which are looked at together
 _REACH = 64.0  # times the largest difference, beyond which no end of an interval is looked for
 _TINY, _HUGE = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max)
 
@@ -41,16 +42,18 @@ def pairs_needed(comparisons: int = 1) -> int:
     return 1 + math.ceil((math.log(2 * comparisons / (1 - CONFIDENCE)) - first) / math.log1p(_STAKE))
 
 
-def log_evidence(differences: Sequence[float] | NDArray[np.float64], centre: float) -> NDArray[np.float64]:
+def log_evidence(
+    differences: Sequence[float] | NDArray[np.float64], centre: float | NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the logarithm of what betting on a centre above the given one has made of a stake of 1.
 
     Args:
-        differences: One a pair, in the order in which they came, (N,); may be infinite.
-        centre: The centre to refute: where it or a lower one is right, 1/alpha is ever reached with a probability of
-            alpha at most.
+        differences: One a pair, in the order in which they came, (N,), or those of S series, (S, N); may be infinite.
+        centre: The centre to refute, or several, (S, 1): where it or a lower one is right, 1/alpha is ever reached with
+            a probability of alpha at most.
 
     Returns:
-        One number after each pair, (N,).
+        One number after each pair, (N,), or of each series or centre, (S, N).
 
     Example:
         >>> np.exp(log_evidence([1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0], 0.0)).round(1).tolist()
@@ -58,15 +61,17 @@ def log_evidence(differences: Sequence[float] | NDArray[np.float64], centre: flo
     """
     series = np.array(differences, dtype=np.float64)
     finite = np.where(np.isfinite(series), series, 0.0)
-    largest = np.abs(finite).max(initial=0.0) or 1.0
-    squares = np.cumsum(np.square(finite / largest))
-    known = np.cumsum(np.isfinite(series))
-    before = np.concatenate([[0.0], np.sqrt(squares / np.maximum(known, 1))[:-1]]) * largest
+    largest = np.abs(finite).max(axis=-1, initial=0.0, keepdims=True)
+    largest = np.where(largest > 0, largest, 1.0)
+    squares = np.cumsum(np.square(finite / largest), axis=-1)
+    known = np.cumsum(np.isfinite(series), axis=-1)
+    spread = np.sqrt(squares / np.maximum(known, 1)) * largest
+    before = np.concatenate([np.zeros_like(largest), spread], axis=-1)[..., :-1]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         beyond = series - centre
         scaled = np.where(before > 0, beyond / before, np.sign(beyond))
-    products = np.log1p(_STAKE * np.tanh(_BOLD[:, None] * scaled)).cumsum(axis=1)
-    top = products.max(axis=0, initial=-math.inf)
+    products = np.log1p(_STAKE * np.tanh(np.multiply.outer(_BOLD, scaled))).cumsum(axis=-1)
+    top = products.max(axis=0)
     return top + np.log(np.exp(products - top).mean(axis=0))
 
 
@@ -98,18 +103,42 @@ def _lowest(differences: NDArray[np.float64]) -> float:
     wanted = math.log(2 / (1 - CONFIDENCE))
     finite = differences[np.isfinite(differences)]
 
-    def refuted(centre: float) -> bool:
-        return bool(log_evidence(differences, centre).max(initial=0.0) >= wanted)
+    def refuted(centres: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return log_evidence(differences, centres[:, None]).max(axis=-1, initial=0.0) >= wanted
 
     if not len(finite):
-        return math.inf if refuted(0.0) else -math.inf
+        return math.inf if refuted(np.zeros(1))[0] else -math.inf
     high = min(_REACH * max(float(np.abs(finite).max()), _TINY), _HUGE)
-    low = -high
-    if refuted(high) or not refuted(low):
-        return high if refuted(high) else -math.inf
-    while low < (middle := low / 2 + high / 2) < high:
-        low, high = (middle, high) if refuted(middle) else (low, middle)
+    low = last_refuted(refuted, -high, high)
     return low if abs(low) >= _TINY else 0.0
+
+
+def last_refuted(refuted: Callable[[NDArray[np.float64]], NDArray[np.bool_]], low: float, high: float) -> float:
+    """Return the largest centre that is refuted, where all below it are and none above it.
+
+    Args:
+        refuted: Tells it of centres, (S,).
+        low: Where the search begins.
+        high: Where it ends.
+
+    Returns:
+        The centre; minus infinity where ``low`` is not refuted, and ``high`` where that is.
+
+    Example:
+        >>> last_refuted(lambda centres: centres <= 0.5, -1.0, 1.0)
+        0.5
+    """
+    at_low, at_high = refuted(np.array([low, high]))
+    if at_high or not at_low:
+        return high if at_high else -math.inf
+    parts = np.arange(1, _PARTS) / _PARTS
+    while True:
+        between = low * (1 - parts) + high * parts
+        between = between[(between > low) & (between < high)]
+        if not len(between):
+            return low
+        count = int(np.count_nonzero(refuted(between)))
+        low, high = float([low, *between][count]), float([*between, high][count])
 
 
 def anytime_p(differences: Sequence[float | None]) -> float:

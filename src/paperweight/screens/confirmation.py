@@ -42,6 +42,7 @@ class Confirmation:
         self.baseline: list[float | None] = []
         self._identity: list[float | None] = []
         self._half: list[float | None] = []
+        self._half_hurts = False
         self._used: list[Asked] = []
 
     @property
@@ -65,7 +66,7 @@ class Confirmation:
         if self.few and len(self.series.open) <= self.few:
             return []
         controls = [IDENTITY] if len(self._identity) < _IDENTITY_PAIRS else []
-        controls += [] if self.controls.half_hurts else [HALF]
+        controls += [] if self._half_hurts else [HALF]
         wanted = [*controls, *self.series.open]
         return [BASELINE, *wanted] if wanted and len(self.baseline) < _MOST_PAIRS else []
 
@@ -84,6 +85,7 @@ class Confirmation:
                 self._identity.append(gains[IDENTITY])
             if HALF in gains:
                 self._half.append(gains[HALF])
+                self._half_hurts = self.controls.half_hurts
             self.series.add(gains)
             self._used += [(self.arms[name], seed) for name in names]
         rest = range(len(self.baseline), _MOST_PAIRS)

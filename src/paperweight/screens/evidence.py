@@ -17,8 +17,9 @@ from statistics import median
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from paperweight.bench.anytime import log_evidence, pairs_needed
+from paperweight.bench.anytime import last_refuted, log_evidence, pairs_needed
 from paperweight.bench.statistics import Interval, Verdict, mean
 
 __all__ = ["FALSE", "Confirmed", "Series", "confirm", "effects", "evidence_interval", "pairs_wanted", "shares"]
@@ -27,7 +28,7 @@ FALSE = 0.05
 """Share of the verdicts "helps" and "hurts" that is wrong, in expectation at most."""
 
 _FIRST = 0.8
-_HALVINGS = 50
+_NONE = 1e-15  # of the largest centre that is looked at
 _FAILURES = 3
 _REACH = 64.0
 _SPARE = 3
@@ -52,10 +53,17 @@ class Confirmed:
     verdict: Verdict
 
 
-def _evidence(gains: Sequence[float | None], sign: float, centre: float = 0.0) -> float:
-    """Return the logarithm of the evidence that gains, times a sign, have a centre above the given one."""
-    series = np.array([-math.inf if gain is None else sign * gain for gain in gains], dtype=np.float64)
-    return float(log_evidence(series, centre)[-1]) if len(series) else 0.0
+_UP, _DOWN = 1.0, -1.0
+
+
+def _evidence(gains: Sequence[float | None], *sides: tuple[float, float]) -> list[float]:
+    """Return, for each sign and centre, the logarithm of the evidence that gains times the sign have a centre above."""
+    if not gains:
+        return [0.0] * len(sides)
+    series = np.array([math.nan if gain is None else gain for gain in gains], dtype=np.float64)
+    signs, centres = np.array(sides).T[:, :, None]
+    signed = np.where(np.isnan(series), -math.inf, signs * series)
+    return log_evidence(signed, centres)[:, -1].tolist()
 
 
 def evidence_interval(gains: Sequence[float | None], level: float) -> Interval:
@@ -78,17 +86,13 @@ def evidence_interval(gains: Sequence[float | None], level: float) -> Interval:
     reach = _REACH * (max(finite, default=0.0) or 1.0)
 
     def lowest(sign: float) -> float:
-        low, high = -reach, reach
-        if _evidence(gains, sign, low) < wanted:
-            return -math.inf
-        if _evidence(gains, sign, high) >= wanted:
-            return math.inf
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if _evidence(gains, sign, middle) >= wanted else (low, middle)
-        return low if low > 0 or high < 0 else 0.0
+        def refuted(centres: NDArray[np.float64]) -> NDArray[np.bool_]:
+            return np.array(_evidence(gains, *((sign, centre) for centre in centres))) >= wanted
 
-    return Interval(lowest(1.0), 0.0 - lowest(-1.0), level)
+        low = last_refuted(refuted, -reach, reach)
+        return math.inf if low == reach else low if abs(low) > _NONE * reach else 0.0
+
+    return Interval(lowest(_UP), 0.0 - lowest(_DOWN), level)
 
 
 def shares(first: Sequence[str], then: Sequence[str] = ()) -> dict[str, float]:
@@ -123,10 +127,6 @@ def pairs_wanted(share: float) -> int:
     return pairs_needed(math.ceil(1 / share)) + _SPARE
 
 
-def _strongest(gains: Sequence[float | None]) -> float:
-    return max(_evidence(gains, 1.0), _evidence(gains, -1.0))
-
-
 def _wanted(share: float, found: int) -> float:
     """Return the logarithm of the evidence on one side from which a recipe counts, as one of so many that are found."""
     return math.log(2 / (FALSE * found * share))
@@ -143,11 +143,12 @@ def effects(gains: Mapping[str, Sequence[float | None]], share: Mapping[str, flo
         >>> effects({"a": [0.03, 0.02, 0.04] * 4, "b": [0.001, -0.001, 0.0005] * 4}, shares(["a", "b"]))
         {'a': 'helps'}
     """
-    evidence = {name: _strongest(each) for name, each in gains.items()}
+    sides = {name: _evidence(each, (_UP, 0.0), (_DOWN, 0.0)) for name, each in gains.items()}
+    evidence = {name: max(each) for name, each in sides.items()}
     for count in range(len(gains), 0, -1):
         strong = [name for name in gains if evidence[name] >= _wanted(share[name], count)]
         if len(strong) >= count:
-            return {name: "helps" if _evidence(gains[name], 1.0) == evidence[name] else "hurts" for name in strong}
+            return {name: "helps" if sides[name][0] == evidence[name] else "hurts" for name in strong}
     return {}
 
 
@@ -243,12 +244,9 @@ class Series:
 
     def _settled(self, name: str) -> bool:
         gains, share = self.gains[name], self.share[name]
-        if _strongest(gains) >= _wanted(share, self._effects + 1):
+        least = self._minimal_effect
+        up, down, not_lower, not_higher = _evidence(gains, (_UP, 0.0), (_DOWN, 0.0), (_UP, -least), (_DOWN, -least))
+        if max(up, down) >= _wanted(share, self._effects + 1):
             self._effects += 1
             return True
-        return _is_small(gains, self._minimal_effect, 1 - FALSE * share * max(1, self._effects))
-
-
-def _is_small(gains: Sequence[float | None], minimal_effect: float, level: float) -> bool:
-    wanted = math.log(2 / (1 - level))
-    return all(_evidence(gains, sign, -minimal_effect) >= wanted for sign in (1.0, -1.0))
+        return min(not_lower, not_higher) >= _wanted(share, max(1, self._effects))

@@ -15,13 +15,14 @@ TRIES = 5
 PAIRS = 12
 """Pairs that the time has to suffice for, of each of the recipes that are confirmed first."""
 
-MOST_CONFIRMED = 12
+MOST_CONFIRMED = 8
 """Recipes that are confirmed first, at most."""
 
 RACE_SEEDS = 2
 RACE_RATES = 2
 
 _FEWEST_STEPS = 60
+_SHORTEST_TRY = 40  # after fewer, what learns slowly at first looks hopeless
 _FEWEST_PASSES, _MOST_PASSES = 10, 100
 _STRIDE = 20  # a multiple of it lets what works in cycles of 5, 10 or 20 steps end with one
 _CONTROLS = 2
@@ -93,7 +94,7 @@ def _of_steps(steps: int, recipes: int, examples: int, batch_size: int) -> Plan:
     return Plan(
         steps=steps,
         tries=TRIES,
-        try_steps=share(4 if recipes <= 12 else 8),
+        try_steps=share(4) if recipes <= 12 else max(share(8), min(share(4), _SHORTEST_TRY)),
         race_steps=share(2),
         examples=min(examples, max(batch_size, steps * batch_size // _FEWEST_PASSES)),
     )
@@ -144,7 +145,7 @@ def affordable(
         pairs: How many pairs each must have; as many ratios as there are.
 
     Returns:
-        At most twelve; 0 where the time does not suffice for one.
+        At most eight; 0 where the time does not suffice for one.
     """
     for count in range(min(len(ratios), MOST_CONFIRMED), 0, -1):
         pair = (1 + _CONTROLS) * costs.trial(plan.steps) + sum(
