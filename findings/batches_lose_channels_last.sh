@@ -3,7 +3,7 @@
 #
 # Who keeps a network and all images in channels_last, to spare the conversion of every batch, would guess that a batch that is
 # drawn from them is in channels_last, too, whichever way it is drawn: elementwise operations and convolutions keep the format,
-# and images[numbers] does. But images.index_select(0, numbers), which draws the same batch in less time, gives it in the
+# and images[numbers] does. But images.index_select(0, numbers), which draws the same batch, gives it in the
 # default format, as gather, take_along_dim and repeat_interleave do; so every step converts again, in silence. Likewise
 # torch.where keeps the format, and masked_fill, for the same values, does not; sort keeps it, and cumsum does not.
 set -euo pipefail
