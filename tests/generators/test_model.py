@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -337,3 +338,13 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path):
         SMALL.build().save("")
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_full_disk_is_told_with_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("paperweight.generators.checkpoint.save_file", fail)
+    with pytest.raises(InputError, match=r"model cannot be written \(No space left on device, [\d,]+ bytes are free"):
+        SMALL.build().save(tmp_path / "model")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paperweight.errors import InputError
-from paperweight.files import check_file
+from paperweight.files import check_file, room, write_failure
 from paperweight.texts import brief
 
 __all__ = ["Header", "Stored", "parsed", "read_file", "read_header", "write_file"]
@@ -83,7 +83,7 @@ def write_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str,
             if partial.is_file():
                 partial.unlink()
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = write_failure(error, path) if isinstance(error, OSError) else f"{error}, {room(path)}"
         raise InputError(f"checkpoint {path} cannot be written ({reason}); choose another file") from error
 
 
