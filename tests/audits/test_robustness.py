@@ -280,7 +280,7 @@ def test_a_line_that_falls_says_nothing() -> None:
 
 
 def test_a_random_model_is_asked_several_times(model, parts) -> None:
-    found, again = (audited(Noisy(model), parts, limit=30, steps=8, queries=20, **BESIDE) for _ in range(2))
+    found, again = (audited(Noisy(model), parts, **{**SHORT, "limit": 20}) for _ in range(2))
     assert {**found.record(), "cpu_seconds": 0} == {**again.record(), "cpu_seconds": 0}
     assert found.random
     assert "random" in " ".join(found.limits())
