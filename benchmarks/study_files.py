@@ -21,6 +21,7 @@ from command_lines import Engine, run
 from hostile_actions import OUTCOMES
 from hostile_files import attempt
 
+from paperweight import processes
 from paperweight.bench import engines
 from paperweight.bench.declaring import declared_study
 
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    engines.local_engine = Engine
+    engines.local_engine = processes.start_worker = Engine
     found: Counter[str] = Counter()
     wrong = 0
     with tempfile.TemporaryDirectory() as name:

@@ -19,7 +19,7 @@ MODEL = ModelSpec(shape=(1, 4, 4), arguments={"width": 8, "blocks": 2}, classes=
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_hostile_files_are_refused_in_words_and_with_little_memory():
     root = Path(__file__).parents[1]
-    command = [sys.executable, str(root / "benchmarks/hostile_files.py"), "--checkpoints", "44", "--keybooks", "16"]
+    command = [sys.executable, str(root / "benchmarks/hostile_files.py"), "--checkpoints", "36", "--keybooks", "11"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,10 +1,16 @@
 """Networks and inputs that the tests of attacks share."""
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import nn
 
 from paperweight.nets import MLP
+from paperweight.testing.attack import attack_checks
 from paperweight.testing.classifiers import toy_images
+
+OPTIMUM = "check_optimum_on_linear_model"
 
 
 def seeded(seed=0):
@@ -17,6 +23,12 @@ def normal(*shape, seed=0):
 
 def unchanged():
     return lambda model, inputs, labels, generator=None: inputs
+
+
+def quick_checks(subject, **fewer):
+    """Give the checks of an attack, with fewer steps or queries where the optimum is not asked for."""
+    quick = replace(subject, make=partial(subject.make, **fewer), null=partial(subject.null, **fewer))
+    return {**attack_checks(quick), OPTIMUM: attack_checks(subject)[OPTIMUM]}
 
 
 def problem(count=12, classes=4):

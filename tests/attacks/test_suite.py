@@ -5,12 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from tests.attacks.problems import Counting, problem, seeded, unchanged
+from tests.attacks.problems import Counting, problem, quick_checks, seeded, unchanged
 from torch import nn
 
 from paperweight.attacks import AttackSuite, ProjectedGradient, TowardsOthers, margin_loss, standard_suite
 from paperweight.testing import AttackSubject, run_check
-from paperweight.testing.attack import attack_checks
 
 BAD = {
     "radius": (-0.1, math.nan, math.inf),
@@ -41,13 +40,12 @@ SUBJECTS = {
     "suite": subject(partial(standard_suite, queries=50), math.inf, 0.1),
     "suite 2": subject(partial(standard_suite, queries=50), 2.0, 0.3),
 }
+CHECKS = {name: quick_checks(declared, steps=5) for name, declared in SUBJECTS.items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "check"), [(name, check) for name, declared in SUBJECTS.items() for check in attack_checks(declared)]
-)
+@pytest.mark.parametrize(("name", "check"), [(name, check) for name, checks in CHECKS.items() for check in checks])
 def test_contract(name, check):
-    result = run_check(check, attack_checks(SUBJECTS[name])[check])
+    result = run_check(check, CHECKS[name][check])
     # What is fooled is given as it first was, short of the worst case on purpose, which the first step has in infinity.
     short = name.endswith("2") and check == "check_optimum_on_linear_model"
     assert result.passed != short, str(result)

@@ -32,7 +32,7 @@ from paperweight.poisoning import (
 from paperweight.reports import render_backdoor
 
 CLASSES = tuple("0123456789")
-QUICK = {"twins": 6, "limit": 100, "steps": 100, "training_steps": 200}
+QUICK = {"twins": 6, "limit": 60, "steps": 60, "training_steps": 150}
 HERE = "tests.audits.test_backdoor"
 
 
@@ -91,13 +91,13 @@ def test_sizes_of_a_model_as_a_whole_do_not_count() -> None:
 def test_of_clean_models_like_the_twins_as_many_are_below_a_level_as_it_says() -> None:
     draw = torch.Generator().manual_seed(2)
     called = found = 0
-    for _ in range(400):
+    for _ in range(200):
         clean = [drawn(draw) for _ in range(12)]
         called += chance(drawn(draw), clean).p < 0.05
         odd = chance(drawn(draw, factor=60), clean)
         found += odd.p < 0.001 and odd.target == 3
-    assert 0 < called <= stats.binom.ppf(0.999, 400, 0.05)
-    assert found > 300
+    assert 0 < called <= stats.binom.ppf(0.999, 200, 0.05)
+    assert found > 150
 
 
 def planted(target: int = 3, form: str = "patch", **given) -> Twin:
@@ -284,27 +284,35 @@ def test_what_is_planted_in_twins_works_and_is_told(of_clean) -> None:
     assert all(0 <= float(images.min()) <= float(images.max()) <= 1 for images in of_clean.images.values())
 
 
-def test_the_model_is_left_as_it_was_and_a_seed_repeats_all(clean, parts, of_clean) -> None:
+SHORT = {"steps": 10, "training_steps": 20}
+
+
+@pytest.fixture(scope="module")
+def of_clean_in_short(clean, parts) -> tuple[BackdoorAudit, list[tuple[str, int, int]]]:
+    said: list[tuple[str, int, int]] = []
+    return audited(clean, parts, **SHORT, progress=lambda *told: said.append(told)), said
+
+
+def test_the_model_is_left_as_it_was_and_a_seed_repeats_all(clean, parts, of_clean_in_short) -> None:
     before = {name: value.clone() for name, value in clean.state_dict().items()}
     clean.train()
     state = torch.get_rng_state()
-    again = audited(clean, parts)
+    again = audited(clean, parts, **SHORT)
     assert torch.equal(state, torch.get_rng_state())
     assert clean.training
     assert all(torch.equal(value, before[name]) for name, value in clean.state_dict().items())
-    assert {**again.record(), "cpu_seconds": 0} == {**of_clean.record(), "cpu_seconds": 0}
+    assert {**again.record(), "cpu_seconds": 0} == {**of_clean_in_short[0].record(), "cpu_seconds": 0}
 
 
 def test_networks_that_are_always_the_same_or_frozen_are_copied(clean, parts) -> None:
     frozen = network().requires_grad_(False)
-    audit = audited(clean, parts, make=lambda: frozen, steps=10, training_steps=50)
+    audit = audited(clean, parts, make=lambda: frozen, **SHORT)
     assert len(audit.clean_twins) == 6
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
-def test_progress_counts_the_twins(clean, parts) -> None:
-    said: list[tuple[str, int, int]] = []
-    audited(clean, parts, steps=10, training_steps=20, progress=lambda *told: said.append(told))
+def test_progress_counts_the_twins(of_clean_in_short) -> None:
+    said = of_clean_in_short[1]
     assert [done for _, done, _ in said] == list(range(16))
     assert {total for _, _, total in said} == {15}
     assert said[-1][0] == "done"
@@ -373,8 +381,8 @@ def test_mistakes_are_told_in_a_line(weights, tmp_path) -> None:
 
 
 def test_the_command_writes_a_page_and_gives_its_status(weights, tmp_path, capsys) -> None:
-    words = ["--data", "digits", "--network", f"{HERE}:network", "--twins", "6", "--steps", "100", "--limit", "100"]
-    words += ["--training-steps", "200", "--out", str(tmp_path)]
+    words = ["--data", "digits", "--network", f"{HERE}:network", "--twins", "6", "--steps", "50", "--limit", "60"]
+    words += ["--training-steps", "100", "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main(["audit", "backdoor", str(weights), *words, "--json"])
     told = json.loads(capsys.readouterr().out)
@@ -391,7 +399,7 @@ def test_the_command_writes_a_page_and_gives_its_status(weights, tmp_path, capsy
 
 
 def test_names_of_classes_are_escaped(weights) -> None:
-    found = inspect_backdoor(weights, data="digits", network=f"{HERE}:network", twins=6, steps=10, training_steps=20)
+    found = inspect_backdoor(weights, data="digits", network=f"{HERE}:network", twins=6, **SHORT)
     audit = by_hand(classes=("<b>a</b>", "<script>", "c"))
     object.__setattr__(found, "audit", audit)
     text = render_backdoor(found, "paperweight <audit>")

@@ -154,19 +154,19 @@ def test_what_no_word_draws_is_removed(base, data):
 
 
 def test_what_its_word_still_draws_is_not_erased(base, data):
-    audit = audited(base, data, BEFORE, GONE)
+    audit = audited(base, data, BEFORE, GONE, steps=5)
     assert audit.verdict == "not erased"
 
 
 def test_without_a_control_nothing_is_decided(base, data):
-    audit = audited(base, data, HIDDEN)
+    audit = audited(base, data, HIDDEN, steps=5)
     assert audit.verdict == "undecided"
     assert audit.control is None
     assert "taught it anew" in audit.in_words()
 
 
 def test_grey_images_show_nothing(base, data):
-    audit = audited(base, data, {"bar": 0, "disc": 1, "cross": 2}, GONE)
+    audit = audited(base, data, {"bar": 0, "disc": 1, "cross": 2}, GONE, steps=5)
     assert audit.erased.share == 0.0
     assert audit.seen_erased[1].tolist() == [0, 0, 0, 30]
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -25,6 +26,9 @@ from paperweight.robustness.diffai import verify
 
 CLASSES = tuple("0123456789")
 QUICK = {"limit": 80, "steps": 15, "queries": 80, "training_steps": 150}
+BESIDE = {"training_steps": 20}
+"""How long the models beside are trained where nothing is asked of them."""
+SHORT = {"limit": 30, "steps": 3, "queries": 5, **BESIDE}
 
 
 def network(shape: tuple[int, int, int] = (1, 8, 8), classes: int = 10) -> MLP:
@@ -229,7 +233,7 @@ def test_a_plain_model_raises_no_alarm(sound, parts) -> None:
 
 @pytest.mark.parametrize("mask", [Quantised, Rippled, Saturated])
 def test_planted_masks_raise_the_alarm(mask, model, parts, sound) -> None:
-    found = audited(mask(model), parts)
+    found = audited(mask(model), parts, **BESIDE)
     assert found.alarm
     assert found.held("white").share > sound.held("white").share + 0.1
     assert "It may withstand less" in found.in_words()
@@ -276,7 +280,7 @@ def test_a_line_that_falls_says_nothing() -> None:
 
 
 def test_a_random_model_is_asked_several_times(model, parts) -> None:
-    found, again = (audited(Noisy(model), parts, limit=30, steps=8, queries=20) for _ in range(2))
+    found, again = (audited(Noisy(model), parts, **{**SHORT, "limit": 20}) for _ in range(2))
     assert {**found.record(), "cpu_seconds": 0} == {**again.record(), "cpu_seconds": 0}
     assert found.random
     assert "random" in " ".join(found.limits())
@@ -295,7 +299,7 @@ class Detached(nn.Module):
 
 
 def test_a_model_without_gradients_raises_the_alarm(model, parts) -> None:
-    found = audited(Detached(model), parts, limit=60, steps=5)
+    found = audited(Detached(model), parts, limit=60, steps=5, **BESIDE)
     assert found.alarm
     assert found.flat.all()
     assert "60 of 60 images give a gradient that is zero" in " ".join(found.signs)
@@ -305,14 +309,14 @@ def test_networks_that_are_always_the_same_or_frozen_are_copied(model, parts) ->
     frozen = network().requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for made in (model, frozen):
-        found = audited(model, parts, make=lambda made=made: made, limit=30, steps=3, queries=5, training_steps=20)
+        found = audited(model, parts, make=lambda made=made: made, **SHORT)
         assert len(found.references) >= 9
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
 def test_few_steps_are_no_sign_where_others_reach_more(model, parts) -> None:
-    assert not audited(model, parts, steps=1, limit=100).alarm
+    assert not audited(model, parts, steps=1, limit=100, **BESIDE).alarm
 
 
 def test_what_is_right_after_all_attacks_is_so_after_each_within_the_radius(sound) -> None:
@@ -337,22 +341,23 @@ def test_answers_that_say_nothing_are_told(parts) -> None:
         audited(Lost(), parts)
 
 
-def test_the_model_is_left_as_it_was_and_a_seed_repeats_all(model, parts, sound) -> None:
+def test_the_model_is_left_as_it_was_and_a_seed_repeats_all(model, parts) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = audited(model, parts, **SHORT)
     model.train()
     state = torch.get_rng_state()
-    again = audited(model, parts)
+    again = audited(model, parts, **SHORT)
     assert torch.equal(state, torch.get_rng_state())
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
-    mine, other = again.record(), sound.record()
+    mine, other = again.record(), first.record()
     assert {**mine, "cpu_seconds": 0} == {**other, "cpu_seconds": 0}
 
 
 def test_what_is_proved_is_right_after_every_attack(sound, model, parts) -> None:
     assert sound.proved.shape == sound.flat.shape
-    near = audited(model, parts, radius=0.004)
+    near = audited(model, parts, radius=0.004, **BESIDE)
     assert 0 < near.proved.sum() < len(near.proved)
     assert not (near.proved & ~near._held("any")).any()
     assert near.record()["proved"]["hits"] == near.proved.sum()
@@ -453,7 +458,7 @@ def test_large_images_and_networks_with_max_pooling_have_boxes_alone() -> None:
 
 
 def test_norm_2(model, parts) -> None:
-    found = audited(model, parts, norm="2", radius=0.5, limit=40)
+    found = audited(model, parts, norm="2", radius=0.5, limit=40, **BESIDE)
     changed = found.images["attacked"] - found.images["right before an attack"]
     assert changed.flatten(1).norm(dim=1).max() <= 0.5 + 1e-5
     assert max(found.by_radius) == 8.0
@@ -529,6 +534,13 @@ def test_mistakes_are_told_in_a_line(weights, tmp_path) -> None:
     assert "mean must be" in message(mean=(math.nan,))
 
 
+@pytest.fixture
+def _short_training(monkeypatch) -> None:
+    short = partial(audit_robustness, training_steps=150)
+    monkeypatch.setattr("paperweight.audits.robustness_inspection.audit_robustness", short)
+
+
+@pytest.mark.usefixtures("_short_training")
 def test_the_command_writes_a_page_and_gives_its_status(weights, tmp_path, capsys) -> None:
     words = ["--data", "digits", "--network", f"{HERE}:network", "--radius", "0.1", "--limit", "30", "--steps", "8"]
     with pytest.raises(SystemExit) as ended:
@@ -547,7 +559,8 @@ def test_the_command_writes_a_page_and_gives_its_status(weights, tmp_path, capsy
     assert set(told["attacks"]) == {"pgd", "margin", "square", "transfer"}
 
 
-def test_names_of_classes_are_escaped(sound, weights) -> None:
+@pytest.mark.usefixtures("_short_training")
+def test_names_of_classes_are_escaped(weights) -> None:
     found = inspect_robustness(weights, data="digits", network=f"{HERE}:network", limit=20, steps=5, queries=10)
     audit = by_hand(classes=("<b>a</b>", "<script>"))
     object.__setattr__(found, "audit", audit)

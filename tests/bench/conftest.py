@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,9 +43,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("database")
 
 
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[TrialSpec]:
-    """Run trials in this process, which starts no worker, and return what was run."""
+@contextmanager
+def trials_here() -> Iterator[list[TrialSpec]]:
+    """Run trials in this process, which starts no worker, and give what was run."""
     specs: list[TrialSpec] = []
 
     class Engine:
@@ -60,5 +61,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[TrialSpec]:
                 specs.append(spec)
                 yield run_trial(spec, recorded=spec.key() in recorded)
 
-    monkeypatch.setattr("paperweight.bench.engines.local_engine", Engine)
-    return specs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paperweight.bench.engines.local_engine", Engine)
+        yield specs
+
+
+@pytest.fixture
+def ran() -> Iterator[list[TrialSpec]]:
+    """Run trials in this process, and return what was run."""
+    with trials_here() as specs:
+        yield specs

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.bench.test_interruption import running, wait_for
 
+from paperweight import weigh
 from paperweight.bench.engines import chosen_engine
 from paperweight.bench.ray_workers import RayWorkers, _Seat
 from paperweight.bench.trial import TrialSpec
@@ -67,37 +68,35 @@ def scores(ledger: Path) -> list[tuple[str, int, str, str]]:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is for Linux on x86_64 here")
-def test_a_worker_that_dies_costs_its_trial_alone_and_the_rest_is_as_on_this_machine(tmp_path: Path) -> None:
+def test_a_worker_that_dies_costs_its_trial_alone_and_the_rest_is_as_on_this_machine(
+    tmp_path: Path, ran: list[TrialSpec]
+) -> None:
     study, slow = tmp_path / "far.py", tmp_path / "slow"
     study.write_text(textwrap.dedent(STUDY))
     before = listening()
     command = [sys.executable, "-P", "-m", "paperweight.cli", "weigh", str(study), "--seeds", "6", "--jobs", "2"]
+    command += ["--engine", "ray", "--out", str(tmp_path)]
 
-    def weighed(engine: str) -> "subprocess.Popen[str]":
-        out = [*command, "--engine", engine, "--out", str(tmp_path / engine)]
-        return subprocess.Popen(out, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    def ran(arm: str, seed: int) -> list[int]:
+    def pids(arm: str, seed: int) -> list[int]:
         file = tmp_path / f"ran-{arm}-{seed}"
         return [int(line) for line in file.read_text().split()] if file.exists() else []
 
     slow.touch()
-    process = weighed("ray")
-    assert wait_for(lambda: len(ran("method", 1)) == 1 and len(ran("method", 5)) == 1)
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert wait_for(lambda: len(pids("method", 1)) == 1 and len(pids("method", 5)) == 1)
     assert listening() <= before
-    (worker,) = ran("method", 1)
+    (worker,) = pids("method", 1)
     os.kill(parent(parent(worker)), signal.SIGKILL)
     assert wait_for(lambda: not running(worker), seconds=15.0)
     slow.unlink()
     words, _ = process.communicate(timeout=120)
     assert process.returncode == 0, words
-    times = {(arm, seed): len(ran(arm, seed)) for arm in ("base", "method") for seed in range(6)}
+    times = {(arm, seed): len(pids(arm, seed)) for arm in ("base", "method") for seed in range(6)}
     assert times == {pair: 2 if pair == ("method", 1) else 1 for pair in times}
 
-    process = weighed("local")
-    words, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, words
-    there, found = (scores(tmp_path / engine / "ledger.sqlite") for engine in ("ray", "local"))
+    weigh(str(study), seeds=6, ledger=tmp_path / "here.sqlite")
+    assert len(ran) == 12
+    there, found = (scores(tmp_path / name) for name in ("ledger.sqlite", "here.sqlite"))
     assert len(there) == 12
     assert there == found
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.bench.conftest import trials_here
 from tests.bench.test_weighing import trial, write
 
-from paperweight import weigh
+from paperweight import Weighing, weigh
 from paperweight.bench.confirmation import comparable
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.bench.worker import run_trial
@@ -16,7 +17,7 @@ from paperweight.catalogue import entries, result_path
 from paperweight.errors import InputError
 from paperweight.reports import render_report
 
-WORDS = "tuned equally, 6 tries of each arm, by Optuna between the smallest and the largest value of its grid"
+WORDS = "tuned equally, 4 tries of each arm, by Optuna between the smallest and the largest value of its grid"
 
 # the optimum of each seed lies between two values of the grid; that of the control below all of them
 TUNED = """
@@ -35,59 +36,76 @@ TUNED = """
 ARMS = ("base", "method", "control")
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """Give a study, and how all tests weigh it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    study = write(folder / "tuned.py", TUNED, ARMS)
+    return study, {"budget": "smoke", "seeds": 4, "ledger": folder / "ledger.sqlite"}
+
+
+@pytest.fixture(scope="module")
+def found(place: tuple[str, dict[str, Any]]) -> Weighing:
+    with trials_here() as ran:
+        weighing = weigh(place[0], tune=4, **place[1])
+    assert {spec.tune for spec in ran} == {4}
+    return weighing
+
+
+@pytest.fixture(scope="module")
+def plain(place: tuple[str, dict[str, Any]], found: Weighing) -> Weighing:
+    """The same by the grids, from the same ledger."""
+    with trials_here() as ran:
+        weighing = weigh(place[0], **place[1])
+    assert [spec.tune for spec in ran] == [None] * 12
+    return weighing
+
+
 def test_every_arm_has_the_same_number_of_tries_and_words_record_and_report_say_so(
-    tmp_path: Path, ran: list[TrialSpec]
+    place: tuple[str, dict[str, Any]], found: Weighing, plain: Weighing, ran: list[TrialSpec]
 ) -> None:
-    study = write(tmp_path / "tuned.py", TUNED, ARMS)
-    options: dict[str, Any] = {"budget": "smoke", "seeds": 6, "ledger": tmp_path / "ledger.sqlite"}
-    found = weigh(study, tune=6, **options)
-    assert {len(record.grids["lr"]) for record in found.records} == {6}
+    study, options = place
+    assert {len(record.grids["lr"]) for record in found.records} == {4}
     for record in found.records:
         points = record.curves["score on validation data, by log10 lr"]
         assert [10**x for x, _ in points] == pytest.approx(record.grids["lr"])
         assert record.arguments["lr"] in record.grids["lr"]
         assert record.environment["optuna"]
-        assert record.spec.tune == 6
+        assert record.spec.tune == 4
     whole = found.record()
-    assert whole["measured"]["tune"] == 6
+    assert whole["measured"]["tune"] == 4
     assert whole["measured"]["grids"]["base"]["lr"] == [record.grids["lr"] for record in found.records[::3]]
     assert WORDS in found.words()
     assert f"tuned {whole['concluded']['tuned']}" == WORDS
     assert f"Tuned: {WORDS.removeprefix('tuned ')}." in render_report(found)
-    assert found.command == f"paperweight weigh {study} --budget smoke --seeds 6 --tune 6"
-    ran.clear()
-    assert (weigh(study, tune=6, **options).words(), ran) == (found.words(), [])
+    assert found.command == f"paperweight weigh {study} --budget smoke --seeds 4 --tune 4"
+    assert (weigh(study, tune=4, **options).words(), ran) == (found.words(), [])
 
-    plain = weigh(study, **options)
-    assert len(ran) == 18
     assert "tune" not in plain.record()["measured"]
     assert "Optuna" not in plain.words()
     assert plain.record()["concluded"]["tuned"] == "nothing"
     assert [len(record.grids["lr"]) for record in plain.records[:3]] == [3, 5, 2]
     for arm in ("base", "method"):  # the search comes nearer than the grid, at each seed
-        assert all(found.trial(arm, seed).metrics["loss"] < plain.trial(arm, seed).metrics["loss"] for seed in range(6))
+        assert all(found.trial(arm, seed).metrics["loss"] < plain.trial(arm, seed).metrics["loss"] for seed in range(4))
 
 
-def test_a_choice_at_an_end_of_the_range_is_told_and_one_near_it_is_not(tmp_path: Path, ran: list[TrialSpec]) -> None:
-    study = write(tmp_path / "edges.py", TUNED, ARMS)
-    found = weigh(study, tune=5, budget="smoke", seeds=6, ledger=None)
+def test_a_choice_at_an_end_of_the_range_is_told_and_one_near_it_is_not(found: Weighing) -> None:
     (edge,) = found.conclusion.edges
-    assert (edge.arm, edge.value, edge.side, edge.count) == ("control", 0.5, "lowest", 6)
-    assert "control chose the lowest lr that was tried, 0.5, in 6 of 6 seeds" in render_report(found)
-    assert len(ran) == 18
+    assert (edge.arm, edge.value, edge.side, edge.count) == ("control", 0.5, "lowest", 4)
+    assert "control chose the lowest lr that was tried, 0.5, in 4 of 4 seeds" in render_report(found)
 
 
 def test_a_trial_is_repeated_by_its_spec_and_draws_what_it_draws_without(tmp_path: Path) -> None:
     study = write(tmp_path / "repeated.py", TUNED)
-    first, again = (run_trial(trial(study, "method", tune=5)) for _ in range(2))
+    first, again = (run_trial(trial(study, "method", tune=4)) for _ in range(2))
     assert (first.metrics, first.grids) == (again.metrics, again.grids)
     assert first.metrics != run_trial(trial(study, "method")).metrics
 
 
 def test_trials_in_workers_leave_nothing_changed(tmp_path: Path) -> None:
     study = write(tmp_path / "workers.py", TUNED)
-    found = weigh(study, tune=4, budget="smoke", seeds=2, jobs=1, ledger=None)
-    assert [(record.status, record.message) for record in found.records] == [("finished", "")] * 4
+    found = weigh(study, tune=4, budget="smoke", seeds=1, jobs=1, ledger=None)
+    assert [(record.status, record.message) for record in found.records] == [("finished", "")] * 2
     assert {len(record.grids["lr"]) for record in found.records} == {4}
 
 
@@ -141,13 +159,12 @@ def test_keys_of_trials_that_are_not_tuned_so_are_what_they_were(monkeypatch: py
 
 
 def test_a_tuned_weighing_confirms_no_official_result_and_none_is_tuned_so(
-    tmp_path: Path, ran: list[TrialSpec]
+    place: tuple[str, dict[str, Any]], plain: Weighing, ran: list[TrialSpec]
 ) -> None:
-    study = write(tmp_path / "official.py", TUNED)
-    options: dict[str, Any] = {"budget": "smoke", "seeds": 6, "ledger": None}
-    official = json.loads(json.dumps(weigh(study, **options).record()))
-    assert comparable(official, weigh(study, first_seed=1000, **options).conclusion)
-    assert not comparable(official, weigh(study, first_seed=1000, tune=3, **options).conclusion)
+    options: dict[str, Any] = {"budget": "smoke", "seeds": 1, "first_seed": 1000, "ledger": None}
+    official = json.loads(json.dumps(plain.record()))
+    assert comparable(official, weigh(place[0], **options).conclusion)
+    assert not comparable(official, weigh(place[0], tune=3, **options).conclusion)
     files = [result_path(entry) for entry in entries() if result_path(entry).is_file()]
     assert files
     assert [file for file in files if "tune" in json.loads(file.read_text(encoding="utf-8"))["measured"]] == []

@@ -143,7 +143,7 @@ def run_command(folder: Path, start: str, path: str, *words: str) -> str:
     ("start", "path"), [("module", ""), ("script", ":"), ("script", ":."), ("script", ":{folder}")]
 )
 def test_no_file_of_the_current_folder_runs_in_a_command(folder: Path, start: str, path: str) -> None:
-    assert run_command(folder, start, path, "list") == ""
+    assert run_command(folder, start, path, "list", "--field", "gan") == ""
 
 
 def test_only_what_was_named_runs_in_workers_and_all_of_it_is_recorded(folder: Path) -> None:

@@ -45,7 +45,7 @@ def local_names(node: ast.AST) -> list[str]:
         return []
     stored: dict[str, None] = {}
     kept: set[str] = set()
-    for part in _inside(node):
+    for part in (part for child in ast.iter_child_nodes(node) for part in _walk(child)):
         if isinstance(part, ast.Global):
             kept.update(part.names)
         elif isinstance(part, ast.arg):
@@ -66,22 +66,23 @@ def names_in(node: ast.AST) -> Iterator[ast.Name]:
             yield part
 
 
-def _inside(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield all parts of a function but itself, in the order of the text."""
-    for child in ast.iter_child_nodes(node):
-        yield from _walk(child)
-
-
 def _walk(node: ast.AST, skipped: type[ast.AST] | None = None) -> Iterator[ast.AST]:
-    if skipped is not None and isinstance(node, skipped):
-        return
-    yield node
-    for name, value in ast.iter_fields(node):
-        if name in _WITHOUT_EFFECT:
+    """Yield a node and all its parts, in the order of the text; of thousands of definitions, so it is quick."""
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if skipped is not None and isinstance(part, skipped):
             continue
-        for child in cast(list[object], value) if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST):
-                yield from _walk(child, skipped)
+        yield part
+        children: list[ast.AST] = []
+        for name in part._fields:
+            value = getattr(part, name, None)
+            if isinstance(value, ast.AST):
+                if name not in _WITHOUT_EFFECT:
+                    children.append(value)
+            elif isinstance(value, list) and name not in _WITHOUT_EFFECT:
+                children += [child for child in cast(list[object], value) if isinstance(child, ast.AST)]
+        waiting += reversed(children)
 
 
 def _normal(node: object, names: dict[str, str]) -> object:
