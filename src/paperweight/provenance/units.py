@@ -8,11 +8,12 @@ import ast
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
+from paperweight.provenance.kept import keep, recall
 from paperweight.provenance.normal import digest, local_names, names_in
 from paperweight.provenance.recording import Recording
 
@@ -24,6 +25,7 @@ _DECLARATION = "STUDY"
 _ROOM = Path(__file__).parent.name
 _LABELS = ("PAPER", "__all__")
 _CALLED_LATER = ("partial", "Arm")
+_SETS = ("names", "called", "imports")
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -69,6 +71,28 @@ class _Module:
     bound: dict[str, str] = field(default_factory=dict[str, str])
     imports: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     texts: dict[str, str] = field(default_factory=dict[str, str])
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as values of JSON, always in the same order."""
+        units = [asdict(unit) | {name: sorted(getattr(unit, name)) for name in _SETS} for unit in self.units.values()]
+        return {"units": units, "bound": self.bound, "imports": self.imports, "texts": self.texts}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "_Module":
+        """Return what `plain` gave."""
+        units = [
+            Unit(
+                **each
+                | {
+                    "names": frozenset(each["names"]),
+                    "called": frozenset(each["called"]),
+                    "imports": frozenset((module, name) for module, name in each["imports"]),
+                }
+            )
+            for each in plain["units"]
+        ]
+        imports = {name: (module, target) for name, (module, target) in plain["imports"].items()}
+        return cls({unit.name: unit for unit in units}, plain["bound"], imports, plain["texts"])
 
 
 @final
@@ -274,7 +298,17 @@ def _read(path: Path) -> _Module:
 
 @cache
 def _parsed(path: str, _modified: int, _size: int) -> _Module:
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    content = Path(path).read_bytes()
+    kept = recall(Path(path), content)
+    if kept is not None:
+        return _Module.of(kept)
+    found = _found(content)
+    keep(Path(path), content, found.plain())
+    return found
+
+
+def _found(content: bytes) -> _Module:
+    tree = ast.parse(content)
     found = _Module()
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
