@@ -96,10 +96,9 @@ def test_a_replay_notices_a_fault_in_shared_code_and_passes_over_harmless_change
 
 
 def test_times_are_not_compared_since_they_never_repeat():
-    first = replay(here(), "efficient_train", ["whole"], [0], "smoke")
-    assert "accuracy" in first.trials["whole", 0]["metrics"]
-    assert "time" not in first.trials["whole", 0]["metrics"]
-    assert differences(first, replay(here(), "efficient_train", ["whole"], [0], "smoke")) == []
+    found = replay(here(), "efficient_train", ["whole"], [0], "smoke").trials["whole", 0]
+    assert "accuracy" in found["metrics"]
+    assert "time" not in found["metrics"]
 
 
 def test_what_a_traced_model_computes_is_noted_unseen_by_the_tracer():
