@@ -1,4 +1,4 @@
-"""How narrowly results expire, what renewing them costs, and whether a replay notices a fault.
+"""How narrowly results expire, what asking for it and renewing them costs, and whether a replay notices a fault.
 
 python benchmarks/provenance.py [--faults N] [--seed S]
 
@@ -7,13 +7,17 @@ Without faults nothing is run: what a change would expire is read off the defini
 
 import argparse
 import ast
+import os
 import random
 import re
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 from paperweight.catalogue import FIELDS, entries, official_result
 from paperweight.errors import InputError
@@ -252,6 +256,24 @@ def _cpu(record: dict) -> list[list[float]]:
     return [[seconds for seconds in cost["cpu"] if seconds] for cost in record["measured"]["cost"].values()]
 
 
+def report_listing(blocks: int = 3) -> None:
+    """Print the computing time of ``paperweight list`` where nothing is kept of the files yet, and right afterwards."""
+
+    def listed(cache: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-P", "-m", "paperweight.cli", "list"]
+        subprocess.run(command, env=os.environ | {"PAPERWEIGHT_CACHE": cache}, stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    times: list[tuple[float, float]] = []
+    for _ in range(blocks):
+        with tempfile.TemporaryDirectory() as cache:
+            times.append((listed(cache), listed(cache)))
+    first, again = (median(each) for each in zip(*times, strict=True))
+    print(f"paperweight list, {len(entries())} papers: {first:.2f} s, and {again:.2f} s once its files were read")
+
+
 def main() -> None:
     """Print all figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -262,6 +284,7 @@ def main() -> None:
     report_lines(records)
     report_harmless(records, choose)
     report_cost(records)
+    report_listing()
     if given.faults:
         report_faults(records, choose, given.faults)
 
