@@ -68,8 +68,10 @@ STUDY = Study(
     limits=(
         "Points in the plane, or small images, small fully connected networks and some hundred steps of the generator: "
         "nothing follows for deep networks or long training. The bound of the weights and Adam's betas are "
-        "those of the papers, not tuned."
+        "those of the papers, not tuned. Weighed before on the first 8 of these seeds, which could not decide: a "
+        "distance smaller by 0.094, of an interval from -0.010 to 0.209."
     ),
+    seeds=12,
 )
 
 

@@ -128,9 +128,11 @@ STUDY = Study(
     limits=(
         "Small images, one small network, 10% of the samples drawn at random, one threshold attack: nothing follows "
         "for classes, concepts, diffusion models or per-sample attacks. At the desk budget 600 images are forgotten; "
-        "the gap of the retrained arm tells the noise, that of the original what there is to gain."
+        "the gap of the retrained arm tells the noise, that of the original what there is to gain. Weighed before on "
+        "the first 16 of these seeds, which could not decide: a gap larger by 0.0009, of an interval from 0.0019 "
+        "smaller to 0.0036 larger."
     ),
-    seeds=16,
+    seeds=32,
 )
 
 
