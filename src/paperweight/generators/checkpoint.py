@@ -83,7 +83,8 @@ def write_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str,
             if partial.is_file():
                 partial.unlink()
     except (OSError, SafetensorError) as error:
-        reason = write_failure(error, path) if isinstance(error, OSError) else f"{error}, {room(path)}"
+        words = write_failure(error, path) if isinstance(error, OSError) else f"{error}, {room(path)}"
+        reason = words.removesuffix(", ")
         raise InputError(f"checkpoint {path} cannot be written ({reason}); choose another file") from error
 
 

@@ -27,6 +27,7 @@ __all__ = ["FALSE", "Confirmed", "Series", "confirm", "effects", "evidence_inter
 FALSE = 0.05
 """Share of the verdicts "helps" and "hurts" that is wrong, in expectation at most."""
 
+_UP, _DOWN = 1.0, -1.0  # signs of the gains: evidence for a centre above, or below
 _FIRST = 0.8
 _NONE = 1e-15  # of the largest centre that is looked at
 _FAILURES = 3
@@ -51,9 +52,6 @@ class Confirmed:
     gain: float
     interval: Interval
     verdict: Verdict
-
-
-_UP, _DOWN = 1.0, -1.0
 
 
 def _evidence(gains: Sequence[float | None], *sides: tuple[float, float]) -> list[float]:

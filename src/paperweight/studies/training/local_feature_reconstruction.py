@@ -100,8 +100,8 @@ STUDY = Study(
         "memory against InfoPro cannot show; heads of 128 units are large beside these blocks, so that less memory is "
         "saved than the paper's 45%. Weights of the losses are this library's, alike in all arms, not tuned; "
         "the authors' could not be found. Memory is counted as autograd keeps it, not measured on a GPU. Weighed "
-        "before on the first 9 of these seeds, without the lowest rate, which back-propagation would have needed, and "
-        "which could not decide: +0.003, of an interval from -0.005 to 0.011."
+        "before on the first 9 of these seeds, without the lowest rate, which no arm came to choose, and which could "
+        "not decide: +0.003, of an interval from -0.005 to 0.011."
     ),
     seeds=20,
 )
