@@ -17,13 +17,14 @@ from functools import partial
 
 import numpy as np
 
-from paperweight.screens.evidence import Series, effects, evidence_interval, pairs_wanted
-from paperweight.screens.plan import MOST_CONFIRMED, PAIRS, RACE_SEEDS, TRIES
+from paperweight.bench.anytime import log_evidence
+from paperweight.screens.evidence import Series
+from paperweight.screens.plan import CONTROLS, MOST_CONFIRMED, PAIRS, RACE_SEEDS, TRIES
 from paperweight.screens.racing import far_behind, leaders
 
 RECIPES, HELPERS, EFFECT, HALF = 40, 5, 0.02, -0.02
 EXAMPLES, LEVEL = 1_000, 0.9
-FEW = 2
+FEW, IDENTITY_PAIRS = 2, 12
 MINIMAL = 0.01
 
 
@@ -36,8 +37,13 @@ def draw_noise(draw: np.random.Generator, law: str, deviation: float, shape: tup
     return deviation * (draw.exponential(1.0, shape) - 1.0)
 
 
-def screened(law: str, deviation: float, helpers: int, seed: int) -> tuple[int, int, int, bool]:
-    """Run one screen; return false and true "helps", "hurts" of what does not, and whether half of the data hurt."""
+def screened(law: str, deviation: float, helpers: int, seed: int) -> tuple[float, ...]:
+    """Run one screen.
+
+    Returns:
+        False and true "helps", "hurts" of what does not, whether half of the data hurt, all verdicts, and the share of
+        them that is wrong.
+    """
     draw = np.random.default_rng(seed)
     names = [f"recipe {number}" for number in range(RECIPES)]
     effect = dict(zip(names, draw.permutation([EFFECT] * helpers + [0.0] * (RECIPES - helpers)), strict=True))
@@ -54,29 +60,35 @@ def screened(law: str, deviation: float, helpers: int, seed: int) -> tuple[int, 
     order = leaders(race)
     first, waiting = order[:MOST_CONFIRMED], [*order[MOST_CONFIRMED:], *(name for name in names if name not in order)]
     series = Series(first, waiting, MINIMAL)
-    trainings, half = PAIRS * (3 + MOST_CONFIRMED), list[float]()
+    trainings, pairs, half = PAIRS * (1 + CONTROLS + MOST_CONFIRMED), 0, list[float]()
+    half_hurts = False
     while True:
-        more = 0
-        if len(series.open) <= FEW:
-            wanted = [pairs_wanted(series.share[name]) for name in waiting[: MOST_CONFIRMED - len(series.open)]]
+        spent = 1 + (pairs < IDENTITY_PAIRS) + (not half_hurts)
+        if waiting and len(series.open) <= FEW:
             fits = [
-                count for count, pairs in enumerate(wanted, 1) if pairs * (3 + len(series.open) + count) <= trainings
+                count
+                for count, wanted in enumerate(series.wanted(waiting), 1)
+                if wanted * (spent + len(series.open) + count) <= trainings
             ]
-            more = max(fits, default=0)
-        if more:
-            series.begin(waiting[:more])
-            waiting = waiting[more:]
-        if not series.open or trainings < 3 + len(series.open):
+            series.begin(waiting[: max(fits, default=0)])
+            waiting = waiting[max(fits) :] if fits else []
+        if not series.open or trainings < spent + len(series.open):
             break
-        trainings -= 3 + len(series.open)
+        trainings -= spent + len(series.open)
+        pairs += 1
         base = accuracy(0.0, deviation, 1)[0]
-        half.append(accuracy(HALF, deviation, 1)[0] - base)
+        if not half_hurts:
+            half.append(accuracy(HALF, deviation, 1)[0] - base)
+            half_hurts = bool(log_evidence(-np.array(half), 0.0)[-1] >= np.log(2 / 0.05))  # as its interval has it
         series.add({name: accuracy(effect[name], deviation, 1)[0] - base for name in series.open})
-    found = effects(series.gains, series.share)
+    found = series.verdicts
     helps = [name for name, verdict in found.items() if verdict == "helps"]
     true = sum(effect[name] > 0 for name in helps)
-    hurts = len(found) - len(helps)
-    return len(helps) - true, true, hurts, evidence_interval(half, 0.95).high < 0
+    hurts = sum(verdict == "hurts" for verdict in found.values())
+    missed = sum(verdict == "no effect" and effect[name] > MINIMAL for name, verdict in found.items())
+    false = len(helps) - true
+    wrong = (false + hurts + missed) / max(1, len(found))
+    return false, true, hurts, half_hurts, len(found), wrong
 
 
 def main() -> None:
@@ -86,9 +98,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
     print(
-        "| luck of a training | helpers | any false helps | any false hurts | helpers found | half of the data hurts |"
+        "| luck of a training | helpers | any false helps | any false hurts | helpers found | half of the data hurts | "
+        "verdicts | wrong of them |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     with ProcessPoolExecutor(given.jobs) as pool:
         for helpers in (0, HELPERS):
             for law in ("normal", "Student t3", "exponential"):
@@ -99,7 +112,7 @@ def main() -> None:
                     power = f"{rows[:, 1].mean():.2f} of {helpers}" if helpers else ""
                     print(
                         f"| {law}, deviation {deviation:g} | {helpers} | {wrong:.2%} | {hurt:.2%} | {power} | "
-                        f"{rows[:, 3].mean():.1%} |",
+                        f"{rows[:, 3].mean():.1%} | {rows[:, 4].mean():.1f} | {rows[:, 5].mean():.2%} |",
                         flush=True,
                     )
 

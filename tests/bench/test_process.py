@@ -171,6 +171,44 @@ class Placed:
         self.held = False
 
 
+class Asked:
+    """Workers that are asked for the weights that a network starts from, of which the second dies of it."""
+
+    scarce = stopped = False
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.closed: list[int] = []
+
+    def worker(self) -> "Asked":
+        self.started.append(len(self.started))
+        return self
+
+    def starting_weights(self, spec: TrialSpec, places: list[str], time_limit: float) -> dict[str, str]:
+        return {} if places == ["death"] else dict.fromkeys(places, "weights")
+
+    def close(self) -> None:
+        self.closed.append(self.started[-1])
+
+    def stop(self) -> None:
+        self.closed.append(-1)
+
+
+def test_one_worker_tells_starting_weights_as_long_as_the_block_lasts_and_it_lives() -> None:
+    spec = TrialSpec(study="s", arm="base", seed=0, budget="smoke", network="own:network")
+    workers = Asked()
+    engine = Engine(lambda: workers, jobs=1, time_limit=30.0)  # pyright: ignore[reportArgumentType]
+    with engine:
+        assert [engine.starting_weights(spec, [place]) for place in "ab"] == [{"a": "weights"}, {"b": "weights"}]
+        assert (workers.started, workers.closed) == ([0], [])
+        assert engine.starting_weights(spec, ["death"]) == {}
+        assert engine.starting_weights(spec, ["c"]) == {"c": "weights"}
+        assert (workers.started, workers.closed) == ([0, 1], [0])
+    assert workers.closed == [0, -1]
+    engine.starting_weights(spec, ["a"])
+    assert (len(workers.started), workers.closed) == (3, [0, -1, -1])
+
+
 def test_a_worker_that_has_nothing_left_to_do_makes_room_for_one_that_waits() -> None:
     specs = [TrialSpec(study="s", arm="base", seed=seed, budget="smoke") for seed in range(5)]
     records = Engine(OnePlace, jobs=3, time_limit=30.0).run(specs)

@@ -65,10 +65,11 @@ def test_small_data_are_passed_over_a_hundred_times_at_most() -> None:
 def test_as_many_recipes_are_confirmed_as_have_time() -> None:
     costs = Costs(step=0.01, fixed=0.0)
     plan = planned(costs, seconds=600, jobs=2, recipes=40, examples=10**6, batch_size=64)
-    twelve = [PAIRS] * 40
-    assert affordable(costs, plan, seconds=500, jobs=2, ratios=[1.0] * 40, pairs=twelve) == 8
-    slow = affordable(costs, plan, seconds=500, jobs=2, ratios=[8.0] * 40, pairs=twelve)
-    assert 1 <= slow < 8
+    usual = [PAIRS] * 40
+    count = affordable(costs, plan, seconds=500, jobs=2, ratios=[1.0] * 40, pairs=usual)
+    assert PAIRS * costs.trial(plan.steps) * (3 + count) <= 1000 < PAIRS * costs.trial(plan.steps) * (4 + count)
+    slow = affordable(costs, plan, seconds=500, jobs=2, ratios=[8.0] * 40, pairs=usual)
+    assert 1 <= slow < count
     assert PAIRS * costs.trial(plan.steps) * (3 + 8 * slow) <= 1000
     more = affordable(costs, plan, seconds=500, jobs=2, ratios=[8.0] * 40, pairs=[PAIRS, *[3 * PAIRS] * 39])
     assert more == 1 < slow

@@ -1,17 +1,20 @@
 """The study of a screen: found by its name, with images and tables, the controls, and trees."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sklearn.datasets import load_wine
+from torch import Tensor, nn
 
 from paperweight.bench.loading import load_study
 from paperweight.bench.trial import TrialRecord, TrialSpec
 from paperweight.bench.worker import run_trial
 from paperweight.data import Splits, load_table, split_table
 from paperweight.errors import InputError
-from paperweight.studies import Recipe, Setting
+from paperweight.studies import Recipe, Setting, Trained
+from paperweight.studies._recipe import train_by
 from paperweight.studies.screening import _LAST, BASELINE, HALF, IDENTITY, TREES, ScreenArm, ScreenData
 
 DATA = ScreenData(train=60, used=60, validation=40, test=50, batch_size=16)
@@ -22,6 +25,25 @@ SPOILS = Recipe(
     line="inputs.zero_()",
     pretraining=lambda model, inputs, steps, generator: inputs.zero_(),  # pyright: ignore[reportArgumentType]
 )
+
+
+class _Viewing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu().view(-1).view_as(x)
+
+
+def _with_views(model: nn.Module) -> nn.Module:
+    torch.rand(())  # what it draws before it fails is drawn anew
+    return nn.Sequential(*(layer for each in model.children() for layer in _viewing(each)))
+
+
+def _viewing(part: nn.Module) -> list[nn.Module]:
+    layers = list(part) if isinstance(part, nn.Sequential) else [part]
+    return [_Viewing() if isinstance(layer, nn.ReLU) else layer for layer in layers]
+
+
+VIEWS = Recipe(words="it asks for the usual layout", line="x.view(-1)", surgery=_with_views)
+BREAKS = Recipe(words="it fails", line="x.view(7)", surgery=lambda model: nn.Sequential(model, nn.Unflatten(1, (3, 7))))
 
 
 def record(data: ScreenData, recipe: str, source: str = "digits", seed: int = 0) -> TrialRecord:
@@ -93,6 +115,28 @@ def test_the_next_trial_takes_the_data_as_they_are_and_not_as_a_recipe_left_them
     assert loaded == [0, 0]
     record(DATA, BASELINE, seed=1)
     assert loaded == [0, 0, 1]
+
+
+def test_convolutions_have_channels_last_but_where_a_recipe_needs_the_usual_layout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layouts: list[bool] = []
+
+    def counted(*arguments: Any, **options: Any) -> Trained:
+        weight = [each for each in arguments[2].parameters() if each.dim() == 4][-1]
+        layouts.append(weight.is_contiguous())
+        return train_by(*arguments, **options)
+
+    monkeypatch.setattr("paperweight.studies.screening.train_by", counted)
+    usual = record(JUDGED, BASELINE, "glyphs")
+    assert layouts == [False]
+    monkeypatch.setattr("paperweight.studies.screening.find_recipe", lambda name: {"v": VIEWS, "b": BREAKS}[name])
+    views = record(JUDGED, "v", "glyphs")
+    assert layouts == [False, False, True]
+    assert views.metrics["test_loss"] == pytest.approx(usual.metrics["test_loss"], rel=1e-3)
+    with pytest.raises(AssertionError, match="unflatten"):
+        record(JUDGED, "b", "glyphs")
+    assert layouts[3:] == [False]
 
 
 def test_tables_are_screened_and_trees_stand_beside(wine: str) -> None:

@@ -134,6 +134,7 @@ class Engine:
         self._workers = workers
         self._held: Workers | None = None
         self._idle: list[Worker] = []
+        self._asked: Worker | None = None
 
     def __enter__(self) -> Self:
         self._held = self._workers()
@@ -142,7 +143,7 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         if self._held is not None:
             self._held.stop()
-        self._held = None
+        self._held = self._asked = None
         self._idle.clear()
 
     def run(
@@ -225,11 +226,18 @@ class Engine:
             spec: A trial with a network.
             places: What it is built for, as ``TrialRecord.starts`` has it.
         """
-        workers = self._workers()
-        try:
-            return workers.worker().starting_weights(spec, list(places), self._time_limit)
-        finally:
-            workers.stop()
+        if self._held is None or self._held.scarce:
+            workers = self._workers()
+            try:
+                return workers.worker().starting_weights(spec, list(places), self._time_limit)
+            finally:
+                workers.stop()
+        worker = self._asked or self._held.worker()
+        found = worker.starting_weights(spec, list(places), self._time_limit)
+        self._asked = worker if found else None
+        if not found:
+            worker.close()
+        return found
 
     def _settled(
         self, worker: Worker | None, spec: TrialSpec, recorded: bool, workers: Workers

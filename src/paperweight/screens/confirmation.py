@@ -61,13 +61,17 @@ class Confirmation:
         return Controls(tuple(self._identity), tuple(self._half))
 
     @property
+    def controls_open(self) -> list[str]:
+        """The controls that the next pair is wanted of."""
+        identity = [IDENTITY] if len(self._identity) < _IDENTITY_PAIRS else []
+        return identity if self._half_hurts else [*identity, HALF]
+
+    @property
     def open(self) -> list[str]:
         """The arms that the next pair is wanted of; empty where all is decided, or others are to begin."""
         if self.few and len(self.series.open) <= self.few:
             return []
-        controls = [IDENTITY] if len(self._identity) < _IDENTITY_PAIRS else []
-        controls += [] if self._half_hurts else [HALF]
-        wanted = [*controls, *self.series.open]
+        wanted = [*self.controls_open, *self.series.open]
         return [BASELINE, *wanted] if wanted and len(self.baseline) < _MOST_PAIRS else []
 
     def want(self, done: Mapping[Asked, TrialRecord]) -> list[Asked]:

@@ -10,9 +10,18 @@ from paperweight.bench.statistics import mean
 from paperweight.bench.trial import FINISHED, TrialRecord
 from paperweight.screens.asking import Asked, Bench
 from paperweight.screens.confirmation import Confirmation
-from paperweight.screens.evidence import pairs_wanted
 from paperweight.screens.outcome import Fate
-from paperweight.screens.plan import PAIRS, RACE_SEEDS, TRIES, Costs, Plan, affordable, planned
+from paperweight.screens.plan import (
+    CONTROLS,
+    MOST_CONFIRMED,
+    PAIRS,
+    RACE_SEEDS,
+    TRIES,
+    Costs,
+    Plan,
+    affordable,
+    planned,
+)
 from paperweight.screens.racing import best_rate, far_behind, hopeless, leaders, next_rates
 from paperweight.screens.readings import argument, failure, no_baseline, none_works, score, step_seconds
 from paperweight.studies import Recipe
@@ -308,7 +317,8 @@ class Course:
         self._rates |= rates
         lost, order = hopeless(gains), leaders(gains)
         if not self.waves or not set(self.waves[0]) <= set(order):
-            count = self._affordable(costs, plan, order, [PAIRS] * len(order))
+            leading = order[:MOST_CONFIRMED]
+            count = self._affordable(costs, plan, leading, [PAIRS] * len(leading))
             self.waves = [order[: max(1, count)]]
         first = self.waves[0]
         if not {name for names in self.waves[1:] for name in names} <= set(self._rates) - set(first):
@@ -322,9 +332,12 @@ class Course:
         far = sorted(set(self._rates) - set(gains), key=lambda name: -max((self.fates[name].scores or {}).values()))
         return [name for name in (*order, *behind, *far) if name not in first]
 
-    def _affordable(self, costs: Costs, plan: Plan, names: Sequence[str], pairs: Sequence[int]) -> int:
+    def _affordable(
+        self, costs: Costs, plan: Plan, names: Sequence[str], pairs: Sequence[int], controls: int = CONTROLS
+    ) -> int:
         ratios = [self._ratios[name] for name in names]
-        return affordable(costs, plan, seconds=self._bench.clock.left, jobs=self._jobs, ratios=ratios, pairs=pairs)
+        left = self._bench.clock.left
+        return affordable(costs, plan, seconds=left, jobs=self._jobs, ratios=ratios, pairs=pairs, controls=controls)
 
     def _confirm(self, costs: Costs, plan: Plan, lr: float, rest: Sequence[str], keep: Callable[[], None]) -> None:
         """Train pairs wave by wave: where few of the recipes are still open, as many more begin as have time."""
@@ -342,8 +355,9 @@ class Course:
                 break
             wave += 1
             if wave == len(self.waves):
-                wanted = [0] * len(still) + [pairs_wanted(pairs.series.share[name]) for name in waiting]
-                count = self._affordable(costs, plan, [*still, *waiting], wanted) - len(still)
+                wanted = [*([0] * len(still)), *pairs.series.wanted(waiting)]
+                controls = len(pairs.controls_open)
+                count = self._affordable(costs, plan, [*still, *waiting], wanted, controls) - len(still)
                 if count < 1:
                     break
                 self.waves.append(waiting[:count])

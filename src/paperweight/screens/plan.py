@@ -7,10 +7,24 @@ from typing import final
 
 from paperweight.studies.screening import OPTIMIZERS
 
-__all__ = ["MOST_CONFIRMED", "PAIRS", "RACE_RATES", "RACE_SEEDS", "TRIES", "Costs", "Plan", "affordable", "planned"]
+__all__ = [
+    "CONTROLS",
+    "MOST_CONFIRMED",
+    "PAIRS",
+    "RACE_RATES",
+    "RACE_SEEDS",
+    "TRIES",
+    "Costs",
+    "Plan",
+    "affordable",
+    "planned",
+]
 
 TRIES = 5
 """Learning rates that are tried of each optimizer and of each recipe."""
+
+CONTROLS = 2
+"""Trainings of a pair beside the baseline and the recipes."""
 
 PAIRS = 12
 """Pairs that the time has to suffice for, of each of the recipes that are confirmed first."""
@@ -25,7 +39,6 @@ _FEWEST_STEPS = 60
 _SHORTEST_TRY = 40  # after fewer, what learns slowly at first looks hopeless
 _FEWEST_PASSES, _MOST_PASSES = 10, 100
 _STRIDE = 20  # a multiple of it lets what works in cycles of 5, 10 or 20 steps end with one
-_CONTROLS = 2
 _USABLE = 0.92  # of the time: the rest goes by while the last trials of a stage run alone
 
 
@@ -83,7 +96,7 @@ def _seconds(plan: Plan, costs: Costs, recipes: int, confirmed: int, ratio: floa
     tries = plan.tries * (costs.trial(plan.try_steps) + recipes * costs.trial(plan.try_steps, ratio))
     heats = RACE_SEEDS * RACE_RATES
     race = heats * (costs.trial(plan.race_steps) + recipes * costs.trial(plan.race_steps, ratio))
-    pair = (1 + _CONTROLS) * costs.trial(plan.steps) + confirmed * costs.trial(plan.steps, ratio)
+    pair = (1 + CONTROLS) * costs.trial(plan.steps) + confirmed * costs.trial(plan.steps, ratio)
     return tuning + tries + race + PAIRS * pair
 
 
@@ -132,7 +145,14 @@ def planned(costs: Costs, *, seconds: float, jobs: int, recipes: int, examples: 
 
 
 def affordable(
-    costs: Costs, plan: Plan, *, seconds: float, jobs: int, ratios: Sequence[float], pairs: Sequence[int]
+    costs: Costs,
+    plan: Plan,
+    *,
+    seconds: float,
+    jobs: int,
+    ratios: Sequence[float],
+    pairs: Sequence[int],
+    controls: int = CONTROLS,
 ) -> int:
     """Return of how many recipes, in their order, there will be enough pairs in the time that is left.
 
@@ -142,13 +162,14 @@ def affordable(
         seconds: The time that is left.
         jobs: Trials at once.
         ratios: What each recipe takes in multiples of the baseline.
-        pairs: How many pairs each must have; as many ratios as there are.
+        pairs: How many pairs each must have; as many as there are ratios.
+        controls: Trainings of a pair beside the baseline and the recipes.
 
     Returns:
-        At most eight; 0 where the time does not suffice for one.
+        Their number; 0 where the time does not suffice for one.
     """
-    for count in range(min(len(ratios), MOST_CONFIRMED), 0, -1):
-        pair = (1 + _CONTROLS) * costs.trial(plan.steps) + sum(
+    for count in range(len(ratios), 0, -1):
+        pair = (1 + controls) * costs.trial(plan.steps) + sum(
             costs.trial(plan.steps, ratio) for ratio in ratios[:count]
         )
         if max(pairs[:count]) * pair <= seconds * jobs:

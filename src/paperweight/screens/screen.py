@@ -176,7 +176,7 @@ def _outcome(
     """Return what a course has found."""
     pairs, fates = course.confirmation, dict(course.fates)
     if pairs is not None:
-        found = confirm(pairs.series.gains, pairs.series.share, least)
+        found = confirm(pairs.series.gains, pairs.series.share, pairs.series.verdicts)
         if TREES in found:
             words = "scikit-learn's HistGradientBoosting, as it comes, in place of the network"
             line = "HistGradientBoostingClassifier().fit(features, labels)"

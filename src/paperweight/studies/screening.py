@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import final
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -22,7 +23,7 @@ from paperweight.errors import InputError
 from paperweight.loops import Evaluation, evaluate_classifier
 from paperweight.nets import LeNet, NormalisedMLP
 from paperweight.studies._boosting import boosted_trees
-from paperweight.studies._classification import Classification, classification
+from paperweight.studies._classification import Classification, Trained, classification
 from paperweight.studies._declaration import Arm, Metric, Outcome, Study
 from paperweight.studies._metrics import ACCURACY, TEST_LOSS
 from paperweight.studies._recipe import Recipe, train_by
@@ -49,6 +50,7 @@ TREES = "gradient_boosting"
 PREFIX = "screening:"
 
 _VALIDATED, _TESTED = 1_500, 3_000
+_NO_VIEW = "view size is not compatible with input tensor's size and stride"
 
 
 def _sgd(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
@@ -209,14 +211,43 @@ def screening(name: str) -> tuple[Study, partial[Outcome], Path]:
 
 def _run(data: ScreenData, arm: Arm[ScreenArm], setting: Setting) -> Outcome:
     plan = arm.make
-    task, network = _task(data, setting)
-    model = task.network(network)
+    task, _ = _task(data, setting)
     if plan.recipe == TREES:
         return _outcome(data, task, boosted_trees(task.data, setting.stream("method")), {}, {})
+    started = time.perf_counter()
+    try:
+        task, trained = _trained(data, plan, setting, torch.channels_last)
+    except RuntimeError as error:
+        if _NO_VIEW not in str(error):
+            raise
+        setting.seed_global_streams()
+        started = time.perf_counter()
+        task, trained = _trained(data, plan, setting, torch.contiguous_format)
+
+    def evaluate(part: LabelledImages) -> Evaluation:
+        return evaluate_classifier(trained.model, part.images, part.labels)
+
+    arguments = {"lr": plan.lr, **trained.arguments, "training_seconds": time.perf_counter() - started}
+    return _outcome(data, task, evaluate, {"optimizer": trained.optimizer, **trained.made}, arguments)
+
+
+def _trained(
+    data: ScreenData, plan: ScreenArm, setting: Setting, layout: torch.memory_format
+) -> tuple[Classification, Trained]:
+    """Return the task and the network trained on it.
+
+    Args:
+        data: What the trials share.
+        plan: What this one trains.
+        setting: Where it runs.
+        layout: Of the weights of convolutions, and so of the maps between them. On a CPU convolutions and pooling are
+            quicker with channels last, in which a network or a recipe that calls ``view`` may not work.
+    """
+    task, network = _task(data, setting)
+    model = nn.utils.convert_conv2d_weight_memory_format(task.network(network), layout)
     if plan.recipe == HALF:
         task = _trained_on(task, len(task.train) // 2)
-    started = time.perf_counter()
-    trained = train_by(
+    return task, train_by(
         None if plan.recipe in (BASELINE, IDENTITY, HALF) else find_recipe(plan.recipe),
         task,
         model,
@@ -226,12 +257,6 @@ def _run(data: ScreenData, arm: Arm[ScreenArm], setting: Setting) -> Outcome:
         batch_size=data.batch_size,
         generator=setting.generator("method" if plan.recipe == IDENTITY else "batches"),
     )
-
-    def evaluate(part: LabelledImages) -> Evaluation:
-        return evaluate_classifier(trained.model, part.images, part.labels)
-
-    arguments = {"lr": plan.lr, **trained.arguments, "training_seconds": time.perf_counter() - started}
-    return _outcome(data, task, evaluate, {"optimizer": trained.optimizer, **trained.made}, arguments)
 
 
 def _trained_on(task: Classification, count: int) -> Classification:
