@@ -46,6 +46,24 @@ VIEWS = Recipe(words="it asks for the usual layout", line="x.view(-1)", surgery=
 BREAKS = Recipe(words="it fails", line="x.view(7)", surgery=lambda model: nn.Sequential(model, nn.Unflatten(1, (3, 7))))
 
 
+VIEWING = """
+from torch import nn
+
+class Viewing(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.convolution = nn.Conv2d(shape[0], 8, 3, padding=1)
+        self.head = nn.Linear(8 * shape[1] * shape[2], classes)
+
+    def forward(self, x):
+        x = self.convolution(x).relu()
+        return self.head(x.view(x.size(0), -1))
+
+def network(shape, classes):
+    return Viewing(shape, classes)
+"""
+
+
 def record(data: ScreenData, recipe: str, source: str = "digits", seed: int = 0) -> TrialRecord:
     arm = ScreenArm(recipe, "adamw", 0.005, 20)
     spec = TrialSpec(study=data.study(), arm=arm.name, seed=seed, budget="desk", data=source)
@@ -137,6 +155,20 @@ def test_convolutions_have_channels_last_but_where_a_recipe_needs_the_usual_layo
     with pytest.raises(AssertionError, match="unflatten"):
         record(JUDGED, "b", "glyphs")
     assert layouts[3:] == [False]
+
+
+@pytest.mark.parametrize("source", ["digits", "glyphs-colour"])
+def test_a_network_of_the_users_that_calls_view_is_trained_and_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    (tmp_path / "viewing_net.py").write_text(VIEWING)
+    monkeypatch.syspath_prepend(tmp_path)
+    arm = ScreenArm(BASELINE, "adamw", 0.005, 20)
+    spec = TrialSpec(
+        study=JUDGED.study(), arm=arm.name, seed=0, budget="desk", data=source, network="viewing_net:network"
+    )
+    found = run_trial(spec)
+    assert found.status == "finished", found.message
 
 
 def test_tables_are_screened_and_trees_stand_beside(wine: str) -> None:

@@ -23,7 +23,7 @@ from paperweight.errors import InputError
 from paperweight.loops import Evaluation, evaluate_classifier
 from paperweight.nets import LeNet, NormalisedMLP
 from paperweight.studies._boosting import boosted_trees
-from paperweight.studies._classification import Classification, Trained, classification
+from paperweight.studies._classification import Classification, classification
 from paperweight.studies._declaration import Arm, Metric, Outcome, Study
 from paperweight.studies._metrics import ACCURACY, TEST_LOSS
 from paperweight.studies._recipe import Recipe, train_by
@@ -214,27 +214,17 @@ def _run(data: ScreenData, arm: Arm[ScreenArm], setting: Setting) -> Outcome:
     task, _ = _task(data, setting)
     if plan.recipe == TREES:
         return _outcome(data, task, boosted_trees(task.data, setting.stream("method")), {}, {})
-    started = time.perf_counter()
     try:
-        task, trained = _trained(data, plan, setting, torch.channels_last)
+        return _trained(data, plan, setting, torch.channels_last)
     except RuntimeError as error:
         if _NO_VIEW not in str(error):
             raise
-        setting.seed_global_streams()
-        started = time.perf_counter()
-        task, trained = _trained(data, plan, setting, torch.contiguous_format)
-
-    def evaluate(part: LabelledImages) -> Evaluation:
-        return evaluate_classifier(trained.model, part.images, part.labels)
-
-    arguments = {"lr": plan.lr, **trained.arguments, "training_seconds": time.perf_counter() - started}
-    return _outcome(data, task, evaluate, {"optimizer": trained.optimizer, **trained.made}, arguments)
+    setting.seed_global_streams()
+    return _trained(data, plan, setting, torch.contiguous_format)
 
 
-def _trained(
-    data: ScreenData, plan: ScreenArm, setting: Setting, layout: torch.memory_format
-) -> tuple[Classification, Trained]:
-    """Return the task and the network trained on it.
+def _trained(data: ScreenData, plan: ScreenArm, setting: Setting, layout: torch.memory_format) -> Outcome:
+    """Train and evaluate a network.
 
     Args:
         data: What the trials share.
@@ -244,19 +234,25 @@ def _trained(
             quicker with channels last, in which a network or a recipe that calls ``view`` may not work.
     """
     task, network = _task(data, setting)
-    model = nn.utils.convert_conv2d_weight_memory_format(task.network(network), layout)
     if plan.recipe == HALF:
         task = _trained_on(task, len(task.train) // 2)
-    return task, train_by(
+    started = time.perf_counter()
+    trained = train_by(
         None if plan.recipe in (BASELINE, IDENTITY, HALF) else find_recipe(plan.recipe),
         task,
-        model,
+        nn.utils.convert_conv2d_weight_memory_format(task.network(network), layout),
         OPTIMIZERS[plan.optimizer][0],
         lr=plan.lr,
         steps=plan.steps,
         batch_size=data.batch_size,
         generator=setting.generator("method" if plan.recipe == IDENTITY else "batches"),
     )
+
+    def evaluate(part: LabelledImages) -> Evaluation:
+        return evaluate_classifier(trained.model, part.images, part.labels)
+
+    arguments = {"lr": plan.lr, **trained.arguments, "training_seconds": time.perf_counter() - started}
+    return _outcome(data, task, evaluate, {"optimizer": trained.optimizer, **trained.made}, arguments)
 
 
 def _trained_on(task: Classification, count: int) -> Classification:
@@ -319,7 +315,13 @@ def _parts(data: ScreenData, setting: Setting) -> Splits:
     else:
         parts = setting.table(target=data.target or None, train=data.train, validation=data.validation, test=data.test)
     setting.notes.append(f"at most {_VALIDATED:,} validation and {_TESTED:,} test examples of these are looked at")
-    return replace(parts, validation=_first(parts.validation, _VALIDATED), test=_first(parts.test, _TESTED))
+    train, validation, test = parts.train, _first(parts.validation, _VALIDATED), _first(parts.test, _TESTED)
+    return replace(parts, train=_usual(train), validation=_usual(validation), test=_usual(test))
+
+
+def _usual(part: LabelledImages) -> LabelledImages:
+    """Return examples in the usual layout: images of one channel may seem to have channels last, as digits do."""
+    return replace(part, images=part.images.clone(memory_format=torch.contiguous_format))
 
 
 def _outcome(
