@@ -18,13 +18,14 @@ from functools import partial
 import numpy as np
 
 from paperweight.bench.anytime import log_evidence
+from paperweight.screens.confirmation import IDENTITY_PAIRS
 from paperweight.screens.evidence import Series
 from paperweight.screens.plan import CONTROLS, MOST_CONFIRMED, PAIRS, RACE_SEEDS, TRIES
 from paperweight.screens.racing import far_behind, leaders
 
 RECIPES, HELPERS, EFFECT, HALF = 40, 5, 0.02, -0.02
 EXAMPLES, LEVEL = 1_000, 0.9
-FEW, IDENTITY_PAIRS = 2, 12
+FEW = 2
 MINIMAL = 0.01
 
 

@@ -27,13 +27,16 @@ SPOILS = Recipe(
 )
 
 
+DRAWN: list[float] = []
+
+
 class _Viewing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.relu().view(-1).view_as(x)
 
 
 def _with_views(model: nn.Module) -> nn.Module:
-    torch.rand(())  # what it draws before it fails is drawn anew
+    DRAWN.append(torch.rand(()).item())
     return nn.Sequential(*(layer for each in model.children() for layer in _viewing(each)))
 
 
@@ -149,7 +152,10 @@ def test_convolutions_have_channels_last_but_where_a_recipe_needs_the_usual_layo
     usual = record(JUDGED, BASELINE, "glyphs")
     assert layouts == [False]
     monkeypatch.setattr("paperweight.studies.screening.find_recipe", lambda name: {"v": VIEWS, "b": BREAKS}[name])
+    DRAWN.clear()
     views = record(JUDGED, "v", "glyphs")
+    assert len(DRAWN) == 2
+    assert DRAWN[0] == DRAWN[1]
     assert layouts == [False, False, True]
     assert views.metrics["test_loss"] == pytest.approx(usual.metrics["test_loss"], rel=1e-3)
     with pytest.raises(AssertionError, match="unflatten"):

@@ -12,10 +12,12 @@ from paperweight.screens.readings import value
 from paperweight.studies import ACCURACY
 from paperweight.studies.screening import BASELINE, HALF, IDENTITY, ScreenArm
 
-__all__ = ["Confirmation"]
+__all__ = ["IDENTITY_PAIRS", "Confirmation"]
+
+IDENTITY_PAIRS = 12
+"""Pairs that the baseline with other batches takes part in."""
 
 _MOST_PAIRS = 100
-_IDENTITY_PAIRS = 12
 
 
 @final
@@ -63,7 +65,7 @@ class Confirmation:
     @property
     def controls_open(self) -> list[str]:
         """The controls that the next pair is wanted of."""
-        identity = [IDENTITY] if len(self._identity) < _IDENTITY_PAIRS else []
+        identity = [IDENTITY] if len(self._identity) < IDENTITY_PAIRS else []
         return identity if self._half_hurts else [*identity, HALF]
 
     @property

@@ -130,7 +130,7 @@ def pairs_wanted(share: float, found: int = 1) -> int:
 
     Args:
         share: Its share of the wrong verdicts, in (0, 1].
-        found: Verdicts that it counts as one of.
+        found: How many verdicts there are then, this one included.
 
     Example:
         >>> pairs_wanted(0.1), pairs_wanted(0.01), pairs_wanted(0.01, 8)
@@ -145,10 +145,10 @@ def pairs_expected(effect: float, spread: float, shares: Sequence[float]) -> lis
     Args:
         effect: The smallest gain worth reporting, above 0.
         spread: Standard deviation of gains, 0 or more; they are drawn from a normal distribution.
-        shares: Shares of the wrong verdicts that as many as count together have, each above 0.
+        shares: For each recipe, its share of the wrong verdicts times how many verdicts there are then, above 0.
 
     Returns:
-        For each share the number that suffices for four of five recipes, and one to spare; a hundred at most.
+        For each recipe the number that suffices for four of five recipes, and one to spare; a hundred at most.
 
     Example:
         >>> pairs_expected(0.01, 0.005, [0.8, 0.1]), pairs_expected(0.01, 0.02, [0.8])
