@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from paperweight.screens.evidence import evidence_interval
 from paperweight.screens.plan import MOST_CONFIRMED
 from paperweight.screens.screen import _outcome
 from paperweight.studies.screening import BASELINE, HALF, IDENTITY, TREES
@@ -57,6 +58,21 @@ def test_what_is_worth_less_is_decided_sooner_where_a_larger_gain_is_asked_for(d
     assert decided[1] > decided[0] > 0
     assert all(len(fate.confirmed.gains) < 20 for fate in large.confirmed if fate.verdict == "no effect")
     assert "without an effect of 0.03" in large.words()
+
+
+def test_each_control_is_judged_once_however_often_a_screen_is_asked(drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[float] = []
+
+    def counted(gains, level: float):
+        judged.append(level)
+        return evidence_interval(gains, level)
+
+    screen = screened(drawn(EFFECTS))
+    monkeypatch.setattr("paperweight.screens.outcome.evidence_interval", counted)
+    words = screen.words()
+    assert screen.record()["words"] == words
+    assert [fate.name for fate in screen.winners] == ["helper"]
+    assert sorted(judged) == [0.95, 0.99]
 
 
 def test_how_far_the_undecided_are_from_the_baseline_is_told(drawn) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, final
 
 from paperweight.bench.statistics import Interval
@@ -73,12 +74,12 @@ class Controls:
     identity: tuple[float | None, ...]
     half: tuple[float | None, ...]
 
-    @property
+    @cached_property
     def identity_interval(self) -> Interval:
         """The interval of the identity, which 99 of a hundred screens do not leave out 0 of."""
         return evidence_interval(self.identity, _IDENTITY_LEVEL)
 
-    @property
+    @cached_property
     def half_interval(self) -> Interval:
         """The interval of half of the data, at 95%."""
         return evidence_interval(self.half, _HALF_LEVEL)
