@@ -94,6 +94,20 @@ def test_old_gradients_are_not_added():
     assert weight.item() == 4.0
 
 
+def test_what_adds_up_the_gradients_lives_on_to_the_next_step():
+    weight, sgd = quadratic(4.0)
+    adding: list[int] = []
+
+    def loss(step: int) -> torch.Tensor:
+        value = weight.square()
+        if step == 0:
+            value.grad_fn.next_functions[0][0].register_hook(lambda *_: adding.append(1))
+        return value
+
+    minimise(loss, sgd, range(5), steps=5)
+    assert len(adding) == 5
+
+
 def test_schedule_steps_and_on_step_sees_the_updated_weight():
     weight, optimizer = quadratic(8.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < 2 else 0.0)

@@ -1,5 +1,6 @@
 """The one training loop, and the stream of batches it runs on."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -167,11 +168,10 @@ def minimise(
         optimizer.step()
         if schedule is not None:
             schedule.step()
-        value = value.detach()
-        losses.append(value)
+        losses.append(value.detach())  # value keeps its graph, whose AccumulateGrad nodes the next step uses again
         if on_step is not None:
-            on_step(step, value)
-        if (step + 1) % _CHECK_EVERY == 0 and not torch.isfinite(value):
+            on_step(step, losses[-1])
+        if (step + 1) % _CHECK_EVERY == 0 and not math.isfinite(value.item()):
             break
     if not losses:
         raise ValueError("batches must hold at least one batch, got none")
