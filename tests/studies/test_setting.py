@@ -132,6 +132,13 @@ def test_knows_what_was_given_and_not_asked_for(factories: str) -> None:
     assert given.unused == []
 
 
+def test_a_network_of_the_user_s_may_call_view_on_what_a_convolution_makes_of_digits(factories: str) -> None:
+    parts = setting(network=f"{factories}:good").images(default="digits", train=20, validation=10, test=10)
+    for part in (parts.train, parts.validation, parts.test):
+        features = nn.Conv2d(1, 8, 3)(part.images[:7])
+        assert torch.equal(features.view(7, -1), features.reshape(7, -1))
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(InputError, match="seed must be at least 0, got -1"):
         setting(seed=-1)

@@ -150,11 +150,7 @@ class Setting:
             f"images of {' x '.join(map(str, splits.shape))}; {len(splits.classes)} classes ({names})"
         )
         self.notes.extend(images.notes)
-
-        def here(part: LabelledImages) -> LabelledImages:
-            return LabelledImages(part.images.to(self.device), part.labels.to(self.device))
-
-        return replace(splits, train=here(splits.train), validation=here(splits.validation), test=here(splits.test))
+        return self._parts_here(splits)
 
     def table(self, *, target: str | None, train: int, validation: int, test: int) -> Splits:
         """Return the rows of the user's table, split as a function of the seed alone.
@@ -185,12 +181,7 @@ class Setting:
             f"{len(splits.classes)} classes"
         )
         self.notes.extend(table.notes)
-        return replace(
-            splits,
-            train=self._here(splits.train),
-            validation=self._here(splits.validation),
-            test=self._here(splits.test),
-        )
+        return self._parts_here(splits)
 
     def take_over(self, notes: Sequence[str], data_hashes: Mapping[str, str]) -> None:
         """Note of data that an earlier run in this process loaded what was noted then."""
@@ -198,8 +189,23 @@ class Setting:
         self.notes.extend(notes)
         self.data_hashes |= data_hashes
 
+    def _parts_here(self, splits: Splits) -> Splits:
+        return replace(
+            splits,
+            train=self._here(splits.train),
+            validation=self._here(splits.validation),
+            test=self._here(splits.test),
+        )
+
     def _here(self, part: LabelledImages) -> LabelledImages:
-        return LabelledImages(part.images.to(self.device), part.labels.to(self.device))
+        """Return examples on this run's device; for the user's network, which may call ``view``, in the usual layout.
+
+        Images of one channel may seem to have channels last, as digits do, and a convolution follows them.
+        """
+        images = part.images.to(self.device)
+        if self.network_spec is not None:
+            images = images.clone(memory_format=torch.contiguous_format)
+        return LabelledImages(images, part.labels.to(self.device))
 
     def network(self, shape: tuple[int, int, int], classes: int, *, default: Callable[..., nn.Module]) -> nn.Module:
         """Return a new classifier, the user's or the default, initialised from the ``init`` stream.
