@@ -9,12 +9,14 @@ import math
 import re
 import textwrap
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.transforms import Affine2D, Bbox
 
 from paperweight.texts import brief, visible
 
@@ -27,6 +29,7 @@ __all__ = [
     "Look",
     "colour",
     "drawable",
+    "label",
     "look",
     "new_figure",
     "svg",
@@ -35,6 +38,12 @@ __all__ = [
 
 _COLOURS = 12
 _LARGEST = 1e100
+_AROUND = [
+    (far * across, far * up)
+    for far in range(10, 100, 6)
+    for across, up in ((0.8, 0.7), (0.8, -0.7), (-0.8, 0.7), (-0.8, -0.7), (0, 1), (0, -1), (1, 0), (-1, 0))
+]
+"""Where a label may be, in points from its mark, the nearest first."""
 
 INK, MUTED, GRID = "#000001", "#000002", "#000003"
 VERDICTS = {"helps": "#000004", "hurts": "#000005", "no effect": "#000006", "inconclusive": "#000007"}
@@ -140,6 +149,43 @@ def drawable(value: float) -> float:
         (1e+100, -0.5, nan)
     """
     return max(-_LARGEST, min(_LARGEST, value)) if math.isfinite(value) else math.nan
+
+
+def label(figure: Figure, axes: Axes, marks: Mapping[str, tuple[float, float]]) -> None:
+    """Write words beside marks, each as near as it hides neither a mark nor other words, and join them where it is far.
+
+    Args:
+        figure: The figure.
+        axes: Its axes, whose limits do not change any more.
+        marks: Words to the place of their mark.
+    """
+    figure.draw_without_rendering()
+    points = figure.dpi_scale_trans.inverted() + Affine2D().scale(72)
+    inside = axes.get_window_extent().transformed(points)
+    centres = {words: (axes.transData + points).transform(mark) for words, mark in marks.items()}
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres.values()]
+    for words, (x, y) in centres.items():
+        width, height = 6.5 * len(words), 10
+        boxes = [Bbox.from_bounds(x + dx - width / 2, y + dy - height / 2, width, height) for dx, dy in _AROUND]
+        free = (
+            number
+            for number, box in enumerate(boxes)
+            if not box.count_overlaps(taken) and inside.contains(*box.min) and inside.contains(*box.max)
+        )
+        chosen = next(free, 0)
+        taken.append(boxes[chosen])
+        axes.annotate(
+            words,
+            marks[words],
+            xytext=_AROUND[chosen],
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=MUTED,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.6}
+            if math.hypot(*_AROUND[chosen]) > 12
+            else None,
+        )
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.ticker import StrMethodFormatter
 
 from paperweight.bench.wording import number
-from paperweight.reports.drawing import GRID, MUTED, STYLE, VERDICTS, colour, drawable, new_figure, svg, title
+from paperweight.reports.drawing import GRID, MUTED, STYLE, VERDICTS, colour, drawable, label, new_figure, svg, title
 from paperweight.screens.evidence import Confirmed
 from paperweight.screens.outcome import Fate, Screen
 from paperweight.texts import visible
@@ -78,6 +78,7 @@ def costs_figure(screen: Screen) -> str:
         axes.axhline(0, color=MUTED, linewidth=1)
         axes.axvline(1, color=MUTED, linewidth=1)
         costs = [1.0]
+        marks: dict[str, tuple[float, float]] = {}
         for place, fate, found in rows:
             cost, gain = max(0.01, drawable(fate.cost or 1.0)), drawable(found.gain)
             if not math.isfinite(gain):
@@ -87,7 +88,7 @@ def costs_figure(screen: Screen) -> str:
             shown = [min(max(end, low), high) for end in (found.interval.low, found.interval.high)]
             axes.plot([cost, cost], shown, color=tone, linewidth=1.6, alpha=0.6)
             axes.scatter([cost], [gain], color=tone, s=40, zorder=3)
-            axes.annotate(str(place), (cost, gain), xytext=(6, 4), textcoords="offset points", color=MUTED)
+            marks[str(place)] = (cost, gain)
         axes.set_xscale("log")
         axes.set_ylim(low, high)
         ends = min(costs) / 1.3, max(costs) * 1.3
@@ -97,6 +98,7 @@ def costs_figure(screen: Screen) -> str:
         axes.minorticks_off()
         axes.set_xlabel("computing time, in multiples of the baseline's")
         axes.set_title("Gain in test accuracy, by cost")
+        label(figure, axes, marks)
     return svg(figure, "gain against computing time, one numbered mark a confirmed recipe", "costs")
 
 
