@@ -1,5 +1,6 @@
 """The command ``screen`` and its report: a real screen of digits, going on, stopping, mistakes, and the page."""
 
+import io
 import json
 import os
 import re
@@ -10,14 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from paperweight.bench.engine import local_engine
 from paperweight.bench.trial import TrialSpec
 from paperweight.cli import main
+from paperweight.cli.screening import _print_screen
 from paperweight.errors import InputError
 from paperweight.reports import render_screen, write_screen_report
+from paperweight.reports.drawing import new_figure
+from paperweight.reports.screening_figures import _annotate
 from paperweight.screens import screen
-from paperweight.screens.screen import _outcome
+from paperweight.screens.outcome import spanned
+from paperweight.screens.screen import _command, _outcome
 from paperweight.studies.screening import TREES, ScreenArm, ScreenData
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -207,3 +213,36 @@ def test_a_page_of_nothing_can_be_read(drawn) -> None:
     text = render_screen(page_of(drawn({}, minutes=0.02, step_seconds=1.0), ["a", "b"]))
     assert "too short" in text
     assert "<svg" not in text
+
+
+def test_the_command_to_repeat_it_has_all_that_was_given() -> None:
+    words = _command("toy", None, None, 3.0, 0.02, ["optim"], [], 1, "ray", "other.sqlite", "here")
+    given = "--minutes 3 --least 0.02 --field optim --jobs 1 --engine ray --ledger other.sqlite --out here"
+    assert words == f"paperweight screen --data toy {given}"
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_console_cuts_no_number_and_names_alike_recipes_in_one_line(drawn, width: int) -> None:
+    names = ["a_recipe_with_a_very_long_name", *"abcdefghijk", "odd", "strange"]
+    screen = page_of(drawn({"a": -0.2, "b": -0.2}, minutes=1.2, misfits=["odd", "strange"]), names)
+    console = Console(file=io.StringIO(), width=width)
+    _print_screen(console, screen, Path("page.html"))
+    text = console.file.getvalue()
+    for fate in screen.confirmed:
+        assert f" {spanned(fate.confirmed.interval)} " in text
+        assert f" {len(fate.confirmed.gains)} " in text
+        assert f" {fate.verdict} " in text
+    assert screen.confirmed
+    assert "\nodd, strange: does not fit. " in text
+    assert not any(line.endswith(". ") for line in text.splitlines())
+
+
+def test_numbers_beside_marks_cover_each_other_nowhere() -> None:
+    figure, axes = new_figure(4.4, 3.4)
+    axes.set_xlim(0, 10)
+    axes.set_ylim(0, 10)
+    _annotate(axes, {str(place): (5 + 0.02 * place, 5 + 0.1 * (place % 3)) for place in range(1, 9)})
+    figure.canvas.draw()
+    boxes = [each.get_window_extent() for each in axes.texts]
+    assert len(boxes) == 8
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])

@@ -2,9 +2,10 @@
 """The figures of a screen's report: the ranking, effect against cost, and the rates of the baseline."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 
 from paperweight.bench.wording import number
@@ -17,6 +18,7 @@ __all__ = ["costs_figure", "ranking_figure", "rates_figure"]
 
 Row = tuple[Fate, Confirmed]
 
+_BESIDE = [(side * far, up) for far in (10, 20, 30) for up in (7, -7, 0, 22, -22) for side in (1, -1)]  # points
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
@@ -55,7 +57,7 @@ def ranking_figure(screen: Screen) -> str:
             axes.plot([inside(end) for end in ends], [place - 0.12] * 2, color=tone, linewidth=2.4)
             for end, arrow in zip(ends, "<>", strict=True):
                 if not low <= end <= high:
-                    axes.scatter([inside(end)], [place - 0.12], color=tone, marker=arrow, s=40, clip_on=False)
+                    axes.scatter([inside(end)], [place - 0.12], color=tone, marker=arrow, s=40, zorder=3, clip_on=False)
             if math.isfinite(found.gain):
                 axes.scatter([inside(found.gain)], [place - 0.12], color=tone, s=36, zorder=3)
         axes.set_xlim(low, high)
@@ -78,6 +80,7 @@ def costs_figure(screen: Screen) -> str:
         axes.axhline(0, color=MUTED, linewidth=1)
         axes.axvline(1, color=MUTED, linewidth=1)
         costs = [1.0]
+        numbers: dict[str, tuple[float, float]] = {}
         for place, fate, found in rows:
             cost, gain = max(0.01, drawable(fate.cost or 1.0)), drawable(found.gain)
             if not math.isfinite(gain):
@@ -87,7 +90,7 @@ def costs_figure(screen: Screen) -> str:
             shown = [min(max(end, low), high) for end in (found.interval.low, found.interval.high)]
             axes.plot([cost, cost], shown, color=tone, linewidth=1.6, alpha=0.6)
             axes.scatter([cost], [gain], color=tone, s=40, zorder=3)
-            axes.annotate(str(place), (cost, gain), xytext=(6, 4), textcoords="offset points", color=MUTED)
+            numbers[str(place)] = cost, gain
         axes.set_xscale("log")
         axes.set_ylim(low, high)
         ends = min(costs) / 1.3, max(costs) * 1.3
@@ -95,9 +98,22 @@ def costs_figure(screen: Screen) -> str:
         axes.set_xlim(*ends)
         axes.set_xticks(ticks, [f"× {number(tick)}" for tick in ticks])
         axes.minorticks_off()
+        _annotate(axes, numbers)
         axes.set_xlabel("computing time, in multiples of the baseline's")
         axes.set_title("Gain in test accuracy, by cost")
     return svg(figure, "gain against computing time, one numbered mark a confirmed recipe", "costs")
+
+
+def _annotate(axes: Axes, numbers: Mapping[str, tuple[float, float]]) -> None:
+    """Write each number beside its mark where it covers no mark and no other number, if there is such a place."""
+    scale = 72 / axes.get_figure(root=True).dpi
+    marks = [(float(x) * scale, float(y) * scale) for x, y in map(axes.transData.transform, numbers.values())]
+    taken = list(marks)  # centres
+    for (text, point), (x, y) in zip(numbers.items(), marks, strict=True):
+        free = [(dx, dy) for dx, dy in _BESIDE if all(abs(x + dx - a) > 9 or abs(y + dy - b) > 14 for a, b in taken)]
+        dx, dy = (free or _BESIDE)[0]
+        taken.append((x + dx, y + dy))
+        axes.annotate(text, point, xytext=(dx, dy), textcoords="offset points", color=MUTED, ha="center", va="center")
 
 
 def rates_figure(screen: Screen) -> str:
