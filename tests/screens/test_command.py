@@ -1,6 +1,7 @@
 """The command ``screen`` and its report: a real screen of digits, going on, stopping, mistakes, and the page."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from paperweight.bench.trial import TrialSpec
 from paperweight.cli import main
 from paperweight.cli.screening import _print_screen
 from paperweight.errors import InputError
-from paperweight.reports import render_screen, write_screen_report
+from paperweight.reports import render_screen, screening_figures, write_screen_report
 from paperweight.reports.drawing import new_figure
 from paperweight.reports.screening_figures import _annotate
 from paperweight.screens import screen
@@ -246,3 +247,16 @@ def test_numbers_beside_marks_cover_each_other_nowhere() -> None:
     boxes = [each.get_window_extent() for each in axes.texts]
     assert len(boxes) == 8
     assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.093, 0.048), (-0.0119, 0.0123), (0.1111, 0.1119)])
+def test_ticks_of_gains_do_not_run_into_each_other(drawn, low: float, high: float, monkeypatch) -> None:
+    monkeypatch.setattr(screening_figures, "_limits", lambda rows, effect: (low, high))
+    drawings = []
+    monkeypatch.setattr(screening_figures, "svg", lambda figure, *words: drawings.append(figure) or "")
+    screening_figures.ranking_figure(page_of(drawn({"a": 0.02}, minutes=1.2), ["a_recipe_with_a_long_name", "b"]))
+    (figure,) = drawings
+    figure.canvas.draw()
+    boxes = [each.get_window_extent() for each in figure.axes[0].get_xticklabels()]
+    assert len(boxes) >= 2
+    assert not any(one.x1 + 2 > other.x0 for one, other in itertools.pairwise(boxes))

@@ -55,9 +55,10 @@ def screen(
     from paperweight.processes import start_worker
 
     with closing(start_worker()) as worker:
-        from paperweight.cli.announcing import announce
+        from paperweight.cli.announcing import announce, announce_table
         from paperweight.cli.bars import Bars
         from paperweight.cli.racing import Live
+        from paperweight.data import is_embedded
         from paperweight.reports import write_screen_report
         from paperweight.reports.pages import check_folder
         from paperweight.screens import screen as run
@@ -66,6 +67,8 @@ def screen(
         if target is None and not data.lower().endswith(".csv"):
             with Bars() as bars:
                 announce(data, bars, name="screen")
+        elif not is_embedded(data):
+            announce_table(data, target)
         with Live() as live:
             found = run(
                 data,

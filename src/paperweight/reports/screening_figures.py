@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from paperweight.bench.wording import number
 from paperweight.reports.drawing import GRID, MUTED, STYLE, VERDICTS, colour, drawable, new_figure, svg, title
@@ -61,6 +61,7 @@ def ranking_figure(screen: Screen) -> str:
             if math.isfinite(found.gain):
                 axes.scatter([inside(found.gain)], [place - 0.12], color=tone, s=36, zorder=3)
         axes.set_xlim(low, high)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=2))
         axes.set_ylim(len(rows) - 0.4, -0.6)
         names = [f"{place}  {_short(fate.name)}" for place, (fate, _) in enumerate(rows, start=1)]
         axes.set_yticks(range(len(rows)), names)
@@ -106,7 +107,7 @@ def costs_figure(screen: Screen) -> str:
 
 def _annotate(axes: Axes, numbers: Mapping[str, tuple[float, float]]) -> None:
     """Write each number beside its mark where it covers no mark and no other number, if there is such a place."""
-    scale = 72 / axes.get_figure(root=True).dpi
+    scale = 72 / axes.figure.dpi
     marks = [(float(x) * scale, float(y) * scale) for x, y in map(axes.transData.transform, numbers.values())]
     taken = list(marks)  # centres
     for (text, point), (x, y) in zip(numbers.items(), marks, strict=True):
