@@ -1,9 +1,11 @@
 """What a command says of a person's images before it works with them."""
 
+from pathlib import Path
+
 import numpy as np
 
-from paperweight.cli.announcing import described
-from paperweight.data import ImageData, ImageSet
+from paperweight.cli.announcing import described, described_table
+from paperweight.data import ImageData, ImageSet, load_table
 
 
 def _part(labels: list[int]) -> ImageSet:
@@ -27,3 +29,13 @@ def test_of_many_classes_the_first_are_said() -> None:
     assert said.splitlines()[0] == "many: 700 classes"
     assert "c11 1, and 688 classes more" in said
     assert said.splitlines()[2].startswith("no test part")
+
+
+def test_of_a_table_rows_classes_and_columns_that_were_left_out_are_said(tmp_path: Path) -> None:
+    rows = "".join(f"{7 * n + 100_000},{n % 9},{'ill' if n % 4 == 0 else 'well'}\n" for n in range(40))
+    path = tmp_path / "people.csv"
+    path.write_text(f"patient_id,age,outcome\n{rows}")
+    assert described_table(load_table(path)).splitlines() == [
+        "people: 40 rows of 1 feature, 2 classes (ill 10, well 30)",
+        "note: column patient_id holds identifiers and was left out",
+    ]

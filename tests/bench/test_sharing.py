@@ -140,6 +140,33 @@ def test_a_driver_that_waits_for_another_ends_once_nothing_is_wanted_any_more(pl
         assert len(one.result(20)) == 1
 
 
+def test_drivers_at_once_want_no_more_once_their_rows_together_suffice(place: str) -> None:
+    plan = [TrialSpec(study="example", arm=a, seed=s, budget="smoke") for s in range(40) for a in ("base", "method")]
+    begun = threading.Barrier(2)
+
+    def wanted(found: Mapping[str, TrialRecord]) -> list[TrialSpec]:
+        return plan[:8] if all(spec.key() in found for spec in plan[:8]) else plan
+
+    def one_of_two() -> tuple[set[str], int]:
+        engine = Engine()
+
+        def first(spec: TrialSpec) -> None:
+            if len(engine.ran) == 1:
+                begun.wait(60)
+
+        engine.meanwhile = first
+        with Ledger(place) as ledger:
+            runs = cast(RealEngine, engine)
+            found = complete(ledger, runs, plan, baseline="base", retry=False, progress=None, wanted=wanted)
+        return found.keys() & {spec.key() for spec in plan[:8]}, len(engine.ran)
+
+    Ledger(place).close()
+    with ThreadPoolExecutor(2) as pool:
+        (one, ran), (other, also) = [each.result(60) for each in [pool.submit(one_of_two) for _ in range(2)]]
+    assert len(one) == len(other) == 8
+    assert ran + also <= 12  # each may have begun another trial, or two, before the row of the other came
+
+
 def test_a_driver_waits_for_the_trial_of_another_and_uses_its_row(place: str) -> None:
     first, second = Engine(), Engine()
     begun, go_on = threading.Event(), threading.Event()

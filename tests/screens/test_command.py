@@ -1,5 +1,7 @@
 """The command ``screen`` and its report: a real screen of digits, going on, stopping, mistakes, and the page."""
 
+import io
+import itertools
 import json
 import os
 import re
@@ -10,14 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from paperweight.bench.engine import local_engine
 from paperweight.bench.trial import TrialSpec
 from paperweight.cli import main
+from paperweight.cli.screening import _print_screen
 from paperweight.errors import InputError
-from paperweight.reports import render_screen, write_screen_report
+from paperweight.reports import render_screen, screening_figures, write_screen_report
 from paperweight.screens import screen
-from paperweight.screens.screen import _outcome
+from paperweight.screens.outcome import spanned
+from paperweight.screens.screen import _command, _outcome
 from paperweight.studies.screening import TREES, ScreenArm, ScreenData
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -207,3 +212,38 @@ def test_a_page_of_nothing_can_be_read(drawn) -> None:
     text = render_screen(page_of(drawn({}, minutes=0.02, step_seconds=1.0), ["a", "b"]))
     assert "too short" in text
     assert "<svg" not in text
+
+
+def test_the_command_to_repeat_it_has_all_that_was_given() -> None:
+    words = _command("toy", None, None, 3.0, 0.02, ["optim"], [], 1, "ray", "other.sqlite", "here")
+    given = "--minutes 3 --least 0.02 --field optim --jobs 1 --engine ray --ledger other.sqlite --out here"
+    assert words == f"paperweight screen --data toy {given}"
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_console_cuts_no_number_and_names_alike_recipes_in_one_line(drawn, width: int) -> None:
+    names = ["a_recipe_with_a_very_long_name", *"abcdefghijk", "odd", "strange"]
+    screen = page_of(drawn({"a": -0.2, "b": -0.2}, minutes=1.2, misfits=["odd", "strange"]), names)
+    console = Console(file=io.StringIO(), width=width)
+    _print_screen(console, screen, Path("page.html"))
+    text = console.file.getvalue()
+    for fate in screen.confirmed:
+        assert f" {spanned(fate.confirmed.interval)} " in text
+        assert f" {len(fate.confirmed.gains)} " in text
+        assert f" {fate.verdict} " in text
+    assert screen.confirmed
+    assert "\nodd, strange: does not fit. " in text
+    assert not any(line.endswith(". ") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.093, 0.048), (-0.0119, 0.0123), (0.1111, 0.1119)])
+def test_ticks_of_gains_do_not_run_into_each_other(drawn, low: float, high: float, monkeypatch) -> None:
+    monkeypatch.setattr(screening_figures, "_limits", lambda rows, effect: (low, high))
+    drawings = []
+    monkeypatch.setattr(screening_figures, "svg", lambda figure, *words: drawings.append(figure) or "")
+    screening_figures.ranking_figure(page_of(drawn({"a": 0.02}, minutes=1.2), ["a_recipe_with_a_long_name", "b"]))
+    (figure,) = drawings
+    figure.canvas.draw()
+    boxes = [each.get_window_extent() for each in figure.axes[0].get_xticklabels()]
+    assert len(boxes) >= 2
+    assert not any(one.x1 + 2 > other.x0 for one, other in itertools.pairwise(boxes))

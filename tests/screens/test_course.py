@@ -4,7 +4,9 @@ import math
 
 import pytest
 
+from paperweight.bench.statistics import Interval
 from paperweight.screens.evidence import evidence_interval
+from paperweight.screens.outcome import spanned
 from paperweight.screens.plan import MOST_CONFIRMED
 from paperweight.screens.screen import _outcome
 from paperweight.studies.screening import BASELINE, HALF, IDENTITY, TREES
@@ -244,6 +246,9 @@ def test_an_interruption_leaves_what_was_found(drawn, stage: str) -> None:
     assert screen.end == "interrupted"
     assert not screen.winners
     assert all(fate.stage == "waiting" for fate in screen.fates) == (stage in ("measuring", "tuning", "trying"))
+    assert ("it was stopped before" in screen.words()) == (not screen.confirmed)
+    assert "too short" not in screen.words()
+    assert {fate.verdict for fate in screen.fates if not fate.reason and not fate.confirmed} <= {"not reached"}
 
 
 def test_a_screen_whose_half_of_the_data_does_not_hurt_ranks_nothing(drawn) -> None:
@@ -287,7 +292,27 @@ def test_trees_stand_beside_the_recipes_of_a_table_and_are_none(drawn) -> None:
     assert f"Gradient-boosted trees, the arm to beat, differ from the baseline by {trees.gain:.3g}" in screen.words()
 
 
+def test_who_leads_the_race_when_the_time_is_over_is_not_reached_and_was_not_dropped(drawn) -> None:
+    bench = drawn(EFFECTS, interrupted_at="racing")
+    course = bench.course(RECIPES)
+    bench.interrupted = False
+    screen = outcome(bench, course)
+    assert {fate.stage for fate in screen.fates} == {"tried"}
+    assert {fate.name: fate.verdict for fate in screen.fates} == {
+        name: "dropped" if name == "hopeless" else "not reached" for name in RECIPES
+    }
+    assert "the time was too short. The recipes: 1 dropped by tries or race" in screen.words()
+    assert "4 not reached" in screen.words()
+
+
+def test_pairs_that_are_too_few_for_an_end_of_the_interval_are_told_in_words() -> None:
+    ends = [(-math.inf, math.inf), (-math.inf, 0.5), (0.25, math.inf), (0.25, 0.5)]
+    said = [spanned(Interval(low, high, 0.95)) for low, high in ends]
+    assert said == ["unbounded", "below 0.5", "above 0.25", "0.25 to 0.5"]
+
+
 def test_no_recipe_that_fits_is_a_screen_without_winners(drawn) -> None:
     screen = screened(drawn({}, misfits=["a", "b"]), ["a", "b"])
     assert screen.end in ("decided", "time")
     assert not screen.confirmed
+    assert "none fits the data and the network. The recipes: 2 that did not fit" in screen.words()

@@ -48,7 +48,7 @@ def complete(
         InputError: If a worker refuses what the user gave, or the ledger fails twice in a row.
     """
     plan = specs
-    start = newest = ledger.newest()
+    start = newest = seen = ledger.newest()
     found = {key: record for key, record in ledger.find(list(specs)).items() if record.status != "killed"}
     found = starting_alike(found, lambda spec, places: engine.starting_weights(spec, places))
     if retry or not any(record.spec.arm == baseline and record.status in FINISHED for record in found.values()):
@@ -62,6 +62,15 @@ def complete(
         nonlocal plan
         if wanted is not None:
             plan = wanted(found)
+
+    def look_around() -> None:
+        """Look with the rows that others filed since the last own one, which alone has one number more."""
+        nonlocal seen
+        if wanted is not None:
+            before, seen = seen, ledger.newest()
+            if seen - before > 1:
+                found.update(ledger.find([spec for spec in plan if spec.key() not in found], after=start))
+        look()
 
     def may_start(spec: TrialSpec) -> bool:
         return spec in plan and twice(lambda: leases.take(spec.key(), newest))
@@ -79,7 +88,7 @@ def complete(
                 for record in running:
                     if twice(lambda record=record: ledger.add(record, leases)):
                         found[record.spec.key()] = record
-                        look()
+                        look_around()
                         tell()
             finally:
                 running.close()

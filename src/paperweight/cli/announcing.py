@@ -1,14 +1,17 @@
-"""What a command says of a person's images before it works with them; torch is not imported."""
+"""What a command says of a person's data before it works with them; torch is not imported."""
 
 from typing import TYPE_CHECKING
 
 from paperweight.cli.printing import say
 
 if TYPE_CHECKING:
-    from paperweight.cli.bars import Bars
-    from paperweight.data import ImageData, ImageSet
+    import numpy as np
+    from numpy.typing import NDArray
 
-__all__ = ["announce", "described"]
+    from paperweight.cli.bars import Bars
+    from paperweight.data import ImageData, ImageSet, Table
+
+__all__ = ["announce", "announce_table", "described", "described_table"]
 
 SHOWN = 12
 
@@ -59,10 +62,44 @@ def described(data: "ImageData") -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in data.notes)])
 
 
+def announce_table(data: str, target: str | None) -> None:
+    """Read a person's table, and say on the error stream how many rows each class has, and what was done to columns.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    from paperweight.data import load_table
+
+    say(described_table(load_table(data, target=target)))
+
+
+def described_table(table: "Table") -> str:
+    """Return in words the rows, features, classes and notes of a table.
+
+    Example:
+        >>> import numpy as np
+        >>> from paperweight.data import Table
+        >>> table = Table(np.zeros((3, 1)), np.array([0, 1, 1]), ("age",), ("ill", "well"), "people", "", ())
+        >>> described_table(table)
+        'people: 3 rows of 1 feature, 2 classes (ill 1, well 2)'
+    """
+    import numpy as np
+
+    rows, features = table.features.shape
+    line = f"{table.name}: {rows} rows of {features} feature{'' if features == 1 else 's'}"
+    if table.classes:
+        counts = np.bincount(table.target, minlength=len(table.classes))
+        line += f", {len(table.classes)} classes ({_by_class(table.classes, counts)})"
+    return "\n".join([line, *(f"note: {note}" for note in table.notes)])
+
+
+def _by_class(classes: tuple[str, ...], counts: "NDArray[np.int64]") -> str:
+    shown = ", ".join(f"{name} {count}" for name, count in zip(classes[:SHOWN], counts, strict=False))
+    return shown + (f", and {len(classes) - SHOWN} classes more" if len(classes) > SHOWN else "")
+
+
 def _counted(part: "ImageSet", classes: tuple[str, ...]) -> str:
     import numpy as np
 
     counts = np.bincount(part.labels, minlength=len(classes))
-    shown = ", ".join(f"{name} {count}" for name, count in zip(classes[:SHOWN], counts, strict=False))
-    rest = f", and {len(classes) - SHOWN} classes more" if len(classes) > SHOWN else ""
-    return f"{len(part)} images of {' x '.join(map(str, part.images.shape[1:]))} ({shown}{rest})"
+    return f"{len(part)} images of {' x '.join(map(str, part.images.shape[1:]))} ({_by_class(classes, counts)})"

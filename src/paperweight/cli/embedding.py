@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paperweight.cli.printing import printed, shown
+from paperweight.cli.printing import print_whole, printed, shown
 from paperweight.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,6 +101,6 @@ def _print_embedded(console: "Console", found: "Embedded", files: list[Path]) ->
                 f"{number(each.best.low)} to {number(each.best.high)}",
                 number(each.rank),
             )
-        console.print(table)
+        print_whole(console, table)
     for name, path in zip(("Features", "Encoder", "Report"), files, strict=True):
         console.print(f"{name}: {shown(str(path))}")

@@ -14,8 +14,12 @@ from paperweight.texts import brief, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-__all__ = ["open_streams", "print_json", "printed", "say", "shown", "write"]
+__all__ = ["open_streams", "print_json", "print_whole", "printed", "say", "shown", "write"]
+
+_NARROW = 20  # the first column of a table is at least so wide, if its words are
+_WIDEST = 1_000
 
 
 def open_streams() -> None:
@@ -85,6 +89,20 @@ def printed() -> Iterator["Console"]:
     held = _Held()
     yield Console(file=held)
     write(held.getvalue())
+
+
+def print_whole(console: "Console", table: "Table") -> None:
+    """Print a table whose first column folds and whose others do not, wider than the console if it must be.
+
+    Where a table does not fit, rich cuts the last digits of numbers without a sign.
+    """
+    from rich.measure import Measurement
+
+    first = table.columns[0]
+    first.max_width = _NARROW
+    needed = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    first.max_width = None
+    console.print(table, width=max(console.width, needed), crop=False)
 
 
 def shown(text: object) -> str:

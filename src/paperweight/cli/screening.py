@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from paperweight.cli.printing import printed, shown
+from paperweight.cli.printing import print_whole, printed, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,9 +55,10 @@ def screen(
     from paperweight.processes import start_worker
 
     with closing(start_worker()) as worker:
-        from paperweight.cli.announcing import announce
+        from paperweight.cli.announcing import announce, announce_table
         from paperweight.cli.bars import Bars
         from paperweight.cli.racing import Live
+        from paperweight.data import is_embedded
         from paperweight.reports import write_screen_report
         from paperweight.reports.pages import check_folder
         from paperweight.screens import screen as run
@@ -66,6 +67,8 @@ def screen(
         if target is None and not data.lower().endswith(".csv"):
             with Bars() as bars:
                 announce(data, bars, name="screen")
+        elif not is_embedded(data):
+            announce_table(data, target)
         with Live() as live:
             found = run(
                 data,
@@ -96,6 +99,7 @@ def _print_screen(console: "Console", screen: "Screen", report: Path) -> None:
     from rich.table import Table
 
     from paperweight.bench.wording import number
+    from paperweight.screens.outcome import spanned
 
     tone = "green" if screen.winners else "yellow"
     console.print(f"\n[bold {tone}]{shown(screen.words())}[/bold {tone}]\n")
@@ -108,20 +112,23 @@ def _print_screen(console: "Console", screen: "Screen", report: Path) -> None:
             table.add_column(column, no_wrap=True)
         for fate in rows:
             if fate.confirmed is not None:
-                interval = fate.confirmed.interval
                 table.add_row(
                     shown(fate.name),
                     number(fate.confirmed.gain),
-                    f"{number(interval.low)} to {number(interval.high)}",
+                    spanned(fate.confirmed.interval),
                     str(len(fate.confirmed.gains)),
                     "" if fate.cost is None else f"x {number(fate.cost)}",
                     fate.verdict if screen.ranks else "a control failed",
                     style="bold" if fate in screen.winners else None,
                 )
-        console.print(table)
+        print_whole(console, table)
+    alike: dict[str, list[str]] = {}
     for fate in screen.fates:
         if fate.confirmed is None or fate.reason:
-            console.print(f"{shown(fate.name)}: {fate.verdict}. {shown(fate.reason)}", soft_wrap=True)
+            said = f"{fate.verdict}{fate.reason and f'. {fate.reason}'}"
+            alike.setdefault(said, []).append(fate.name)
+    for said, names in alike.items():
+        console.print(f"{shown(', '.join(names))}: {shown(said)}", soft_wrap=True)
     for fate in (*screen.winners, *screen.savers):
         console.print(f"\n{shown(fate.name)}:\n  {shown(fate.line)}", soft_wrap=True)
     console.print(f"\nReport: {shown(report)}", soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from paperweight.cli.printing import printed, shown
+from paperweight.cli.printing import print_whole, printed, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,14 +140,14 @@ def _print_weighing(console: "Console", weighing: "Weighing", report: Path) -> N
     for arm, comparison in weighing.comparisons(study.headline).items():
         cost = f"x {number(weighing.cost(arm).cpu)}"
         add(table, arm, comparison, "primary" if comparison.primary else "secondary", cost, bold=comparison.primary)
-    console.print(table)
+    print_whole(console, table)
     others = gains(f"Secondary measures of {shown(weighing.method)}", "measure")
     for name, metric in study.metrics.items():
         if name != study.headline:
             unit = f", {metric.unit}" if metric.unit else ""
             add(others, metric.label + unit, weighing.comparisons(name)[weighing.method])
     if others.rows:
-        console.print(others)
+        print_whole(console, others)
     for record in weighing.failures:
         reason = record.message.strip().splitlines()[-1] if record.message else ""
         console.print(

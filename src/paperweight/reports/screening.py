@@ -12,7 +12,7 @@ from paperweight.catalogue import Entry, entries
 from paperweight.reports.pages import rendered, write_page
 from paperweight.reports.screening_figures import costs_figure, ranking_figure, rates_figure
 from paperweight.screens import Screen
-from paperweight.screens.outcome import Fate
+from paperweight.screens.outcome import Fate, spanned
 
 __all__ = ["render_screen", "write_screen_report"]
 
@@ -63,6 +63,7 @@ def render_screen(screen: Screen) -> str:
         papers=known,
         imports={fate.name: _imports(fate, known) for fate in screen.fates},
         left=_left(screen.fates),
+        spanned=spanned,
     )
 
 
@@ -78,7 +79,7 @@ def _imports(fate: Fate, known: dict[str, Entry]) -> str:
 
 
 def _left(fates: Sequence[Fate]) -> list[tuple[Fate, float | None]]:
-    """Return the recipes that were looked at and not confirmed, with what each gained on validation examples."""
+    """Return the recipes that were not confirmed, though they may fit, with what each gained on validation examples."""
     return [
         (fate, sum(fate.race) / len(fate.race) if fate.race else None)
         for fate in fates

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import matplotlib
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from paperweight.bench.wording import number
 from paperweight.reports.drawing import GRID, MUTED, STYLE, VERDICTS, colour, drawable, label, new_figure, svg, title
@@ -55,10 +55,11 @@ def ranking_figure(screen: Screen) -> str:
             axes.plot([inside(end) for end in ends], [place - 0.12] * 2, color=tone, linewidth=2.4)
             for end, arrow in zip(ends, "<>", strict=True):
                 if not low <= end <= high:
-                    axes.scatter([inside(end)], [place - 0.12], color=tone, marker=arrow, s=40, clip_on=False)
+                    axes.scatter([inside(end)], [place - 0.12], color=tone, marker=arrow, s=40, zorder=3, clip_on=False)
             if math.isfinite(found.gain):
                 axes.scatter([inside(found.gain)], [place - 0.12], color=tone, s=36, zorder=3)
         axes.set_xlim(low, high)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=2))
         axes.set_ylim(len(rows) - 0.4, -0.6)
         names = [f"{place}  {_short(fate.name)}" for place, (fate, _) in enumerate(rows, start=1)]
         axes.set_yticks(range(len(rows)), names)

@@ -12,7 +12,7 @@ from paperweight.screens.evidence import Confirmed, evidence_interval
 from paperweight.screens.plan import Plan
 from paperweight.studies.screening import TREES
 
-__all__ = ["Controls", "Fate", "Screen", "Stage"]
+__all__ = ["Controls", "Fate", "Screen", "Stage", "spanned"]
 
 Stage = Literal["misfit", "waiting", "tried", "raced", "confirmed"]
 
@@ -20,6 +20,19 @@ _IDENTITY_LEVEL = 0.99
 _SAVING = 0.9
 _TOLD = 3  # winners of which the conclusion tells intervals and costs
 _HALF_LEVEL = 0.95
+
+
+def spanned(interval: Interval) -> str:
+    """Return an interval as a person reads it, also where pairs are too few to give it both ends.
+
+    Example:
+        >>> spanned(Interval(-0.01, 0.0235, 0.95)), spanned(Interval(-math.inf, 0.0235, 0.95))
+        ('-0.01 to 0.0235', 'below 0.0235')
+    """
+    low, high = interval.low, interval.high
+    if low == -math.inf:
+        return "unbounded" if high == math.inf else f"below {number(high)}"
+    return f"above {number(low)}" if high == math.inf else f"{number(low)} to {number(high)}"
 
 
 @final
@@ -55,10 +68,12 @@ class Fate:
 
     @property
     def verdict(self) -> str:
-        """The verdict, or how far it came."""
+        """The verdict, or why there is none: *not reached* where the screen ended before it was its turn."""
         if self.confirmed is not None:
             return self.confirmed.verdict
-        return {"misfit": "does not fit", "waiting": "not reached"}.get(self.stage, "dropped")
+        if self.stage == "misfit":
+            return "does not fit"
+        return "dropped" if self.reason else "not reached"
 
 
 @final
@@ -99,10 +114,10 @@ class Controls:
         """What is wrong with the screen, in sentences; empty where both controls hold."""
         found: list[str] = []
         if not self.identity_holds:
-            low, high = self.identity_interval.low, self.identity_interval.high
             found.append(
-                f"The baseline with its batches in another order differs from itself ({number(low)} to "
-                f"{number(high)}), which happens by chance in one screen of a hundred: do not trust the differences."
+                "The baseline with its batches in another order differs from itself "
+                f"({spanned(self.identity_interval)}), which happens by chance in one screen of a hundred: do not "
+                "trust the differences."
             )
         if not self.half_hurts:
             found.append(
@@ -166,8 +181,8 @@ class Screen:
 
     @property
     def looked(self) -> list[Fate]:
-        """The recipes that fit."""
-        return [fate for fate in self._recipes if fate.stage != "misfit"]
+        """The recipes that fit, as far as that is known by now."""
+        return [fate for fate in self._recipes if fate.stage not in ("misfit", "waiting")]
 
     @property
     def winners(self) -> list[Fate]:
@@ -187,15 +202,15 @@ class Screen:
 
     def _found(self) -> str:
         if not self.confirmed:
-            return f"No recipe was confirmed on {self.data}: the time was too short."
+            return f"No recipe was confirmed on {self.data}: {self._why_none()}."
         if not self.ranks:
             return f"This screen of {self.data} ranks nothing, since a control failed: {self.controls.failures[0]}"
         if not self.winners:
             return f"Of {self._count()}, none is shown to help on {self.data}."
         gains = [(fate, fate.confirmed) for fate in self.winners if fate.confirmed is not None]
         each = "; ".join(
-            f"{fate.name} by {number(found.gain)} in test accuracy ({number(found.interval.low)} to "
-            f"{number(found.interval.high)}{self._if_small(found, '; ')}) at {_cost(fate)}"
+            f"{fate.name} by {number(found.gain)} in test accuracy ({spanned(found.interval)}"
+            f"{self._if_small(found, '; ')}) at {_cost(fate)}"
             for fate, found in gains[:_TOLD]
         )
         fewer = ", ".join(
@@ -203,6 +218,13 @@ class Screen:
         )
         helps = f"{len(self.winners)} help{'s' if len(self.winners) == 1 else ''}"
         return f"Of {self._count()}, {helps} on {self.data}: {each}{'; then ' if fewer else ''}{fewer}."
+
+    def _why_none(self) -> str:
+        if self.end == "interrupted":
+            return "it was stopped before"
+        if any(fate.verdict == "not reached" for fate in self._recipes):
+            return "the time was too short"
+        return "none came through the race" if self.looked else "none fits the data and the network"
 
     @property
     def _recipes(self) -> list[Fate]:
@@ -227,7 +249,7 @@ class Screen:
             "shown to hurt": "hurts",
             f"without an effect of {number(self.minimal_effect)}": "no effect",
             f"undecided{self._reach()}": "inconclusive",
-            "dropped in the race, of which nothing is shown": "dropped",
+            "dropped by tries or race, of which nothing is shown": "dropped",
             "that did not fit": "does not fit",
             "not reached": "not reached",
         }
@@ -247,7 +269,7 @@ class Screen:
             return ""
         return (
             f"Gradient-boosted trees, the arm to beat, differ from the baseline by {number(trees.gain)} "
-            f"({number(trees.interval.low)} to {number(trees.interval.high)})."
+            f"({spanned(trees.interval)})."
         )
 
     def _scope(self) -> str:
@@ -256,8 +278,8 @@ class Screen:
         plan = self.plan
         how = "" if plan is None else f" trained for {plan.steps:,} updates on at most {plan.examples:,} examples"
         return (
-            f"This holds for {self.network}{how} of these data, with as many learning rates tried for each; "
-            "of the verdicts one in twenty is expected to be wrong at most."
+            f"This holds for {self.network}{how} of these data, with as many learning rates tried for each"
+            f"{'; of the verdicts one in twenty is expected to be wrong at most' if self.ranks else ''}."
         )
 
     def record(self) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def screen(
         least=least,
         seconds=kept.spent,
         end="interrupted" if bench.interrupted else "decided" if course.decided else "time",
-        command=_command(data, target, network, minutes, least, fields, recipes, out),
+        command=_command(data, target, network, minutes, least, fields, recipes, jobs, engine, ledger, out),
     )
 
 
@@ -265,6 +265,9 @@ def _command(
     least: float,
     fields: Sequence[str] | None,
     recipes: Sequence[str],
+    jobs: int | None,
+    engine: str,
+    ledger: str | Path | None,
     out: str | Path,
 ) -> str:
     words = ["paperweight", "screen", "--data", str(data)]
@@ -275,6 +278,9 @@ def _command(
     for name, values in (("field", fields or ()), ("with", recipes)):
         for value in values:
             words += [f"--{name}", value]
+    words += [] if jobs is None else ["--jobs", f"{jobs}"]
+    words += [] if engine == "local" else ["--engine", engine]
+    words += [] if ledger is None else ["--ledger", str(ledger)]
     return shlex.join(words if str(out) == "screens" else [*words, "--out", str(out)])
 
 
