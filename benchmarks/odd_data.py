@@ -399,7 +399,9 @@ def _sane_table(path: Path) -> None:
     assert table.features.dtype == np.float32
     assert table.features.shape == (len(table.target), len(table.feature_names))
     assert len(set(table.feature_names)) == len(table.feature_names)
-    assert np.isfinite(table.features).all()
+    for name, column in zip(table.feature_names, table.features.T, strict=True):
+        assert np.isfinite(column).all() or f"{name} is missing" in table.feature_names
+    assert not np.isinf(table.features).any()
     assert np.isfinite(table.target).all()
 
 

@@ -137,3 +137,35 @@ def test_numbers_of_more_digits_than_a_float_holds_are_left_out(tmp_path: Path) 
     table = _table(tmp_path, f"code,density,y\n{rows}")
     assert table.feature_names == ("density",)
     assert table.notes[0].startswith("column code holds whole numbers of more than 15 digits")
+
+
+def test_missing_cells_are_nan_among_numbers_and_none_of_the_words(tmp_path: Path) -> None:
+    rows = ["0,5;red;7;x", ";;8;y", "1,5;blue;;x", "12;;9;y"]
+    table = _table(tmp_path, "size;colour;count;kind\n" + "\n".join(rows))
+    nan = np.nan
+    expected = {
+        "size": [0.5, nan, 1.5, 12],
+        "size is missing": [0, 1, 0, 0],
+        "colour=blue": [0, 0, 1, 0],
+        "colour=red": [1, 0, 0, 0],
+        "colour is missing": [0, 1, 0, 1],
+        "count": [7, 8, nan, 9],
+        "count is missing": [0, 0, 1, 0],
+    }
+    assert table.feature_names == tuple(expected)
+    assert np.array_equal(table.features, np.array(list(expected.values()), np.float32).T, equal_nan=True)
+    assert table.notes == (
+        "column size: decimal commas were read as points",
+        "column size: 1 of 4 cells are missing, and stand for its mean over the training rows",
+        "column colour: 2 of 4 cells are missing, and stand for none of its values",
+        "column count: 1 of 4 cells are missing, and stand for its mean over the training rows",
+    )
+
+
+def test_long_times_with_missing_cells_stay_apart_and_such_identifiers_are_left_out(tmp_path: Path) -> None:
+    rows = "".join(f"{'' if i == 5 else 1700000000000 + 60000 * i},{'' if i == 7 else f'k{i}'},{i % 2}\n" for i in ROWS)
+    table = _table(tmp_path, "time,case_id,y\n" + rows)
+    assert table.feature_names == ("time", "time is missing")
+    assert len(np.unique(table.features[:, 0])) == len(ROWS)
+    assert np.isnan(table.features[5, 0])
+    assert "column case_id holds identifiers and was left out" in table.notes

@@ -301,7 +301,10 @@ def test_who_leads_the_race_when_the_time_is_over_is_not_reached_and_was_not_dro
     assert {fate.name: fate.verdict for fate in screen.fates} == {
         name: "dropped" if name == "hopeless" else "not reached" for name in RECIPES
     }
-    assert "the time was too short. The recipes: 1 dropped by tries or race" in screen.words()
+    assert (
+        "the time was too short, so give it more minutes, or one field. The recipes: 1 dropped by tries or race"
+        in screen.words()
+    )
     assert "4 not reached" in screen.words()
 
 

@@ -222,3 +222,19 @@ def test_a_constant_column_and_a_rare_class_do_no_harm(tmp_path: Path) -> None:
         parts = split_table(load_table(path), train=50, validation=15, test=35, generator=draw)
         assert torch.isfinite(parts.train.images).all()
         assert parts.train.images[:, 0, 0, 1].abs().max() == 0
+
+
+def test_a_missing_number_stands_for_the_mean_of_the_known_ones_of_the_training_rows(tmp_path: Path) -> None:
+    path = tmp_path / "gaps.csv"
+    rows = (f"{'' if i % 5 == 0 else i},{i if i == 13 else ''},{'xy'[i % 2]}\n" for i in range(60))
+    path.write_text("a,seldom,c\n" + "".join(rows), encoding="utf-8")
+    draw = torch.Generator().manual_seed(0)
+    parts = split_table(load_table(path), train=30, validation=10, test=20, generator=draw)
+    for part in (parts.train, parts.validation, parts.test):
+        missing = part.images[:, 0, 0, 1] > 0
+        assert 0 < missing.sum() < len(part)
+        assert part.images[missing, 0, 0, 0].tolist() == [0] * int(missing.sum())
+        assert part.images[:, 0, 0, 2].tolist() == [0] * len(part)
+    known = parts.train.images[parts.train.images[:, 0, 0, 1] < 0, 0, 0, 0]
+    assert known.mean().abs() < 1e-6
+    assert known.std(correction=0).item() == pytest.approx(1, abs=1e-5)

@@ -40,6 +40,9 @@ FACTORIES = """
                 return x, x
         return Two()
 
+    def probabilities(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes), nn.Softmax(dim=1))
+
     def refuses(shape, classes):
         raise ValueError("images must be larger")
 
@@ -201,6 +204,7 @@ def test_the_user_s_network_replaces_the_default_and_is_in_training_mode(factori
             ":refuses",
             r"cannot be built for images of shape \(1, 8, 8\) and 10 classes: ValueError: images must be larger",
         ),
+        (":probabilities", "must return a module .* it returned probabilities, .*: leave its last softmax out"),
         (":number", "must be callable, it is int"),
         (":absent", "cannot be imported: .*absent"),
         ("", "must be written package.module:name"),

@@ -28,8 +28,10 @@ MOSTLY = 0.8
 def from_text(column: np.ndarray, delimiter: str, where: str) -> tuple[np.ndarray | None, str]:
     """Return what a column of text stands for: numbers as float64, words as they are, or None for dates; and a note.
 
+    A cell that is missing is NaN among numbers.
+
     Args:
-        column: Strings, shape (N,).
+        column: Strings, shape (N,), and None where a cell is missing.
         delimiter: What stands between the cells of the file: commas make one inside a cell one of thousands.
         where: How messages name the column.
 
@@ -40,7 +42,10 @@ def from_text(column: np.ndarray, delimiter: str, where: str) -> tuple[np.ndarra
         >>> from_text(np.array(["0,5", "12"], object), ";", "column a")
         (array([ 0.5, 12. ]), 'decimal commas were read as points')
     """
-    cells = [cell.strip() for cell in column]
+    rows = [row for row, cell in enumerate(column) if cell is not None]
+    cells = [column[row].strip() for row in rows]
+    if not rows:
+        return column, ""
     if all(DATE.fullmatch(cell) for cell in cells):
         return None, ""
     bare, signs = _without_signs(cells)
@@ -55,9 +60,11 @@ def from_text(column: np.ndarray, delimiter: str, where: str) -> tuple[np.ndarra
     best = int(np.argmax(shares))
     style, plain, note = styles[best]
     if shares[best] == 1:
-        return np.array([float(plain(cell)) for cell in bare]), "; ".join(filter(None, (note, signs)))
+        numbers = np.full(len(column), np.nan)
+        numbers[rows] = [float(plain(cell)) for cell in bare]
+        return numbers, "; ".join(filter(None, (note, signs)))
     if shares[best] >= MOSTLY:
-        row = next(index for index, cell in enumerate(bare) if not style.fullmatch(cell))
+        row = next(row for row, cell in zip(rows, bare, strict=True) if not style.fullmatch(cell))
         raise InputError(
             f"{where} holds {column[row]!r} in row {row + 1}, no number as {shares[best]:.0%} of its cells are; fill "
             "it, remove the row, or write a letter before the numbers if they are names"
@@ -95,7 +102,7 @@ def is_identifier(name: str, column: np.ndarray) -> bool:
 def as_numbers(column: np.ndarray) -> tuple[np.ndarray, str]:
     """Return a column as float32, shape (N,), and a note where that needed more than rounding.
 
-    Whole numbers too long for 32 bits, as times are, lose their least value first, so that they stay apart.
+    Whole numbers too long for 32 bits, as times are, lose their least value first, so that they stay apart. NaN stays.
 
     Example:
         >>> as_numbers(np.array([1700000000000, 1700000060000]))
@@ -105,7 +112,7 @@ def as_numbers(column: np.ndarray) -> tuple[np.ndarray, str]:
     distinct = len(np.unique(column))
     if column.dtype.kind == "b" or len(np.unique(plain)) >= distinct * (0.9 if column.dtype.kind == "f" else 1):
         return plain, ""
-    least = column.min()
+    least = np.nanmin(column)
     reduced = (column.astype(np.longdouble) - np.longdouble(least)).astype(np.float32)
     kept = len(np.unique(reduced))
     apart = "" if kept == distinct else f", of which {kept} of {distinct} stay"

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
+from torch import Tensor
 
 from paperweight.data.labelled import LabelledImages
 from paperweight.data.parts import brief
@@ -18,7 +19,8 @@ _PARTS = 3
 def split_table(table: Table, *, train: int, validation: int, test: int, generator: torch.Generator) -> Splits:
     """Draw random parts of a table's rows in which every class has its share, by scikit-learn's `train_test_split`.
 
-    Features get mean 0 and standard deviation 1 over the training rows; one that is constant there becomes 0. Where the
+    Features get mean 0 and standard deviation 1 over the training rows; one that is constant there becomes 0, and so
+    does NaN, which stands for the mean. Where the
     table has fewer rows than asked for, the parts shrink in proportion. Copies of a row are not told from one another,
     and may fall into several parts.
 
@@ -75,13 +77,19 @@ def split_table(table: Table, *, train: int, validation: int, test: int, generat
         else:
             chosen = rest[torch.randperm(len(rest), generator=generator).numpy()[:size]]
         rows.append(chosen)
-    known = torch.from_numpy(table.features[rows[-1]]).double()
-    spread = known.std(dim=0, correction=0)
-    centre, scale = known.mean(dim=0), torch.where(spread > 0, 1 / spread, 0.0)
+    learned = [_known(column) for column in torch.from_numpy(table.features[rows[-1]]).double().unbind(dim=1)]
+    spread = torch.stack([column.std(correction=0) for column in learned])
+    centre, scale = torch.stack([column.mean() for column in learned]), torch.where(spread > 0, 1 / spread, 0.0)
 
     def part(chosen: np.ndarray) -> LabelledImages:
-        features = ((torch.from_numpy(table.features[chosen]).double() - centre) * scale).float()
+        features = ((torch.from_numpy(table.features[chosen]).double() - centre) * scale).nan_to_num(nan=0.0).float()
         return LabelledImages(features[:, None, None, :], torch.from_numpy(table.target[chosen]))
 
     test_part, validation_part, train_part = (part(chosen) for chosen in rows)
     return Splits(train_part, validation_part, test_part, table.classes, (1, 1, table.features.shape[1]))
+
+
+def _known(column: Tensor) -> Tensor:
+    """Return the numbers of a column that are not missing, or 0 where all are."""
+    known = column[~column.isnan()]
+    return known if len(known) else column.new_zeros(1)

@@ -27,8 +27,9 @@ LONG = 2**53
 class Table:
     """A supervised table.
 
-    `features` is float32 of shape (N, D). `target` has shape (N,): int64 from 0 to K - 1 with K names in `classes`,
-    or float32 with no classes. `fingerprint` is a SHA-256 of the values and names; `notes` says what was done.
+    `features` is float32 of shape (N, D), NaN where a number is missing. `target` has shape (N,): int64 from 0 to K - 1
+    with K names in `classes`, or float32 with no classes. `fingerprint` is a SHA-256 of the values and names; `notes`
+    says what was done.
     """
 
     features: np.ndarray
@@ -46,6 +47,8 @@ def load_table(source: str | Path, *, target: str | None = None) -> Table:
     A column of text becomes one 0/1 feature for each of its values, named `column=value`, unless it holds numbers with
     decimal commas, commas between thousands, signs of percent or currency, or one unit. A column of dates, of
     identifiers, or of another text in each of more than 20 rows is left out. Notes say so; the rows keep their order.
+    Where cells of a column are missing, another feature, `column is missing`, is 1; the column is NaN there if it holds
+    numbers, and has none of its values if it holds text. A column of missing cells alone is left out.
     The target is a class if it is text, true or false, or whole numbers of few different values, otherwise a number.
 
     Args:
@@ -53,8 +56,8 @@ def load_table(source: str | Path, *, target: str | None = None) -> Table:
         target: The name of the column to predict, the last one if None.
 
     Raises:
-        InputError: If the file is missing, damaged or without a header, a cell is missing, not finite or no number
-            among numbers, or a column cannot be used.
+        InputError: If the file is missing, damaged or without a header, a cell is not finite or no number among
+            numbers, one of the target is missing, or a column cannot be used.
 
     Example:
         >>> import tempfile
@@ -78,14 +81,24 @@ def load_table(source: str | Path, *, target: str | None = None) -> Table:
     values, classes = _target(columns.pop(chosen), f"{path}, target column {chosen!r}")
     features: dict[str, np.ndarray] = {}
     for name, column in columns.items():
-        if column.dtype.kind == "M":
+        missing = _missing(column)
+        known = column[~missing]
+        if not len(known):
+            notes.append(f"column {name} holds nothing and was left out")
+        elif column.dtype.kind == "M":
             notes.append(f"column {name} holds dates and was left out")
-        elif is_identifier(name, column):
+        elif is_identifier(name, known):
             notes.append(f"column {name} holds identifiers and was left out")
-        elif column.dtype.kind == "O" and len(set(column)) == len(column) > MANY_ROWS:
-            notes.append(f"column {name} holds another text in every row, such as {column[0]!r}, and was left out")
+        elif column.dtype.kind == "O" and len(set(known)) == len(known) > MANY_ROWS:
+            notes.append(f"column {name} holds another text in every row, such as {known[0]!r}, and was left out")
         else:
             coded, note = _features(name, column, f"{path}, column {name!r}")
+            if missing.any():
+                coded[f"{name} is missing"] = missing.astype(np.float32)
+                stands = "none of its values" if column.dtype.kind == "O" else "its mean over the training rows"
+                notes.append(
+                    f"column {name}: {missing.sum()} of {len(missing)} cells are missing, and stand for {stands}"
+                )
             if not features.keys().isdisjoint(coded):
                 raise InputError(f"{path}, column {name!r} would become {', '.join(coded)}, a taken name; rename it")
             features |= coded
@@ -111,7 +124,10 @@ def _csv_file(path: Path) -> Path:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the columns of a CSV file by name, numbers, booleans, dates or text, none of them missing, and notes."""
+    """Return the columns of a CSV file by name, numbers, booleans, dates or text, and notes.
+
+    A cell that is missing is NaN, not a time, or None; true and false are 1 and 0 in a column with such cells.
+    """
     import pyarrow as pa
     import pyarrow.csv as pc
 
@@ -169,12 +185,11 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     columns: dict[str, np.ndarray] = {}
     notes: list[str] = []
     for position, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
-        if column.null_count:
-            row = int(np.asarray(column.is_null()).argmax()) + 1
-            raise InputError(
-                f"{path}, row {row}, column {name!r}: the cell is missing or NaN; fill it or remove the row"
-            )
-        kept = (column.cast("string") if pa.types.is_time(column.type) else column).to_numpy()
+        if pa.types.is_time(column.type) or pa.types.is_null(column.type):
+            column = column.cast("string")
+        elif pa.types.is_boolean(column.type) and column.null_count:
+            column = column.cast("uint8")
+        kept = column.to_numpy()
         if indexed and position == 0:
             if len(set(kept.tolist())) < len(kept):
                 raise InputError(f"{path} has a first column without a name; name it, or remove it if it is an index")
@@ -191,9 +206,9 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             kept = np.zeros(len(kept), "datetime64[s]") if read is None else read
         if kept.dtype.kind == "f":
             with np.errstate(over="ignore"):
-                finite = np.isfinite(kept.astype(np.float32))
-            if not finite.all():
-                row = int((~finite).argmax())
+                infinite = np.isinf(kept.astype(np.float32))
+            if infinite.any():
+                row = int(infinite.argmax())
                 raise InputError(
                     f"{path}, row {row + 1}, column {name!r}: {kept[row]} is not a finite 32-bit number; correct it"
                 )
@@ -227,8 +242,22 @@ def _is_data(header: list[str], table: Any) -> bool:
     return bool(over) and all(_is_number(name) for name in over) and not any(set(over) <= set(c) for c in counts)
 
 
+def _missing(column: np.ndarray) -> np.ndarray:
+    """Return which cells of a column are missing, bool, shape (N,)."""
+    if column.dtype.kind == "O":
+        return np.array([cell is None for cell in column])
+    if column.dtype.kind == "M":
+        return np.isnat(column)
+    return np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), bool)
+
+
 def _target(column: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the target and its class names, which are empty for a number."""
+    if (missing := _missing(column)).any():
+        raise InputError(
+            f"{where}, row {missing.argmax() + 1}: the cell is missing, as {missing.sum()} of {len(column)} are; fill "
+            "them, or remove these rows"
+        )
     if column.dtype.kind == "M":
         raise InputError(f"{where} holds dates; choose a column of numbers or text")
     distinct, codes = np.unique(column, return_inverse=True)
@@ -248,7 +277,7 @@ def _features(name: str, column: np.ndarray, where: str) -> tuple[dict[str, np.n
     if column.dtype.kind != "O":
         numbers, note = as_numbers(column)
         return {name: numbers}, note
-    values = sorted(set(column))
+    values = sorted(set(column) - {None})
     _refuse_many(column, len(values), where)
     note = f"holds text, {len(values)} values such as {values[0]!r}, each of which became a feature of 0 and 1"
     coded = {f"{name}={value}": (column == value).astype(np.float32) for value in values}

@@ -223,7 +223,7 @@ class Screen:
         if self.end == "interrupted":
             return "it was stopped before"
         if any(fate.verdict == "not reached" for fate in self._recipes):
-            return "the time was too short"
+            return "the time was too short, so give it more minutes, or one field"
         return "none came through the race" if self.looked else "none fits the data and the network"
 
     @property

@@ -110,6 +110,10 @@ def _checked(model: object, spec: str, shape: tuple[int, int, int], classes: int
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"{rule} (N, {classes}); for N = 2 it returned {got}{mode}")
+    if logits.min() >= 0 and (logits.sum(dim=1) - 1).abs().max() < 1e-4:
+        raise InputError(
+            f"{rule} (N, {classes}); it returned probabilities, which add up to 1: leave its last softmax out"
+        )
     if training and not logits.requires_grad:
         raise InputError(f"{rule} that can be trained; none of its weights wants a gradient")
     return model
