@@ -27,7 +27,7 @@ from paperweight.nets import ResNet, count_parameters
 from paperweight.regularization.stochastic_depth import StochasticDepth, add_stochastic_depth, linear_decay_survival
 from paperweight.studies import ACCURACY, TEST_LOSS, Arm, Outcome, Recipe, Setting, Study, Trained, classification
 
-_RATES = (0.02, 0.1, 0.5)
+_RATES = (0.004, 0.02, 0.1, 0.5)
 _BATCH = 64
 
 
@@ -69,13 +69,15 @@ STUDY = Study(
     },
     metrics={"accuracy": ACCURACY, "test_loss": TEST_LOSS},
     headline="accuracy",
-    tuned="the learning rate, 3 tries an arm and seed, a factor of 5 apart, from one grid: by validation loss",
+    tuned="the learning rate, 4 tries an arm and seed, a factor of 5 apart, from one grid: by validation loss",
     limits=(
         "Small images, a network of 26 layers and 4 to 16 channels, no augmentation, some 50 epochs of 600 images: "
         "nothing follows for much deeper networks, longer training or more data. The survival of the last block is the "
-        "paper's 0.5, not tuned. With a network of one's own the shallower control is that network."
+        "paper's 0.5, not tuned. With a network of one's own the shallower control is that network. Weighed before "
+        "with 12 of these pairs and no rate of 0.004, which a control would have liked: -0.003, of an interval from "
+        "-0.010 to 0.005."
     ),
-    seeds=12,
+    seeds=24,
 )
 
 

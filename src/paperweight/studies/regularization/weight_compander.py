@@ -37,7 +37,7 @@ from paperweight.studies import (
 )
 
 _RATE = 0.006
-_DECAYS = (0.03, 0.1, 0.3, 1.0, 3.0, 9.0)
+_DECAYS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 9.0)
 
 
 @final
@@ -103,16 +103,16 @@ STUDY = Study(
         "near_zero": Metric.lower("share of weights within a tenth of a standard deviation of 0", 0.01),
     },
     headline="accuracy",
-    tuned="weight decay, 6 tries an arm and seed, a factor of about 3 apart, from one grid: by validation loss",
+    tuned="weight decay, 7 tries an arm and seed, a factor of about 3 apart, from one grid: by validation loss",
     limits=(
         "Small images, 1,000 to train on and the same 4,000 to test on for every seed, one small network without "
         "normalization, one rate for all arms, which is good for the baseline, and a few hundred steps without "
         "augmentation: nothing follows for deep networks. By SGD with momentum, on two other seeds, the compander "
         "asked for a lower rate than the baseline and was behind it. The function is not confirmed to be the paper's, "
-        "nor where its numbers start, of which one was tried. In a first weighing of the same seeds, without the "
-        "highest decay, the compander had mostly chosen the highest there was."
+        "nor where its numbers start, of which one was tried. Weighed before with 14 of these pairs and no "
+        "decay of 0.01, which a control would have liked: 0.006, of an interval from -0.001 to 0.013."
     ),
-    seeds=14,
+    seeds=36,
 )
 
 
