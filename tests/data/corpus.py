@@ -691,6 +691,11 @@ table("missing day", "day,a,y\n2020-01-01,1,2.5\n,2,3.5\n", names=("a",), note="
 table("empty column", "a,b,y\n1,,5\n2,,6\n", names=("a",), note="column b holds nothing and was left out")
 table("nothing but empty columns", "b,y\n,5\n,6\n", "no feature", "column b holds nothing")
 table("missing and taken", "a,a is missing,y\n1,0,5\n,1,6\n", "column 'a is missing'", "taken name")
+table(
+    "missing in many words",
+    "c,y\n,1\n" + "".join(f"w{i},{i % 2}\nw{i},1\n" for i in range(65)),
+    "column 'c' is text (such as 'w0' in row 2) with 65 different values",
+)
 table("missing target", "a,y\n1,x\n2,NA\n3,\n", "target column 'y', row 2", "missing, as 2 of 3 are")
 table("missing mixed", "a,y\n" + "1,0\n" * 8 + ",0\nx,1\n", "x.csv, column 'a' holds 'x' in row 10", "89% of its cells")
 table("NaN", "a,y\n1,2.5\n2,nan\n", "target column 'y', row 2", "1 of 2")

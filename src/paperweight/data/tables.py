@@ -286,7 +286,7 @@ def _features(name: str, column: np.ndarray, where: str) -> tuple[dict[str, np.n
 
 def _refuse_many(column: np.ndarray, distinct: int, where: str) -> None:
     if distinct > MAX_CATEGORIES:
-        row = next((i for i, cell in enumerate(column) if not _is_number(cell)), 0)
+        row = next((i for i, cell in enumerate(column) if cell is not None and not _is_number(cell)), 0)
         raise InputError(
             f"{where} is text (such as {column[row]!r} in row {row + 1}) with {distinct} different values, more than "
             f"{MAX_CATEGORIES}; correct it if it is meant to hold numbers, or remove the column"
